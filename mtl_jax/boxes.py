@@ -1,0 +1,59 @@
+"""Geometry of boxes `(x0, y0, x1, y1)`; see `mtl_jax.structures` for the convention.
+
+Pure functions that broadcast over leading axes and stay finite, with finite gradients, for empty boxes.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def centers(boxes: Float[Array, "*n 4"]) -> Float[Array, "*n 2"]:
+    """Returns the centre `(x, y)` of each box."""
+    return (boxes[..., :2] + boxes[..., 2:]) / 2
+
+
+def sizes(boxes: Float[Array, "*n 4"]) -> Float[Array, "*n 2"]:
+    """Returns `(width, height)` of each box, zero where a box is inside out."""
+    return jnp.maximum(boxes[..., 2:] - boxes[..., :2], 0)
+
+
+def areas(boxes: Float[Array, "*n 4"]) -> Float[Array, "*n"]:
+    """Returns the area of each box."""
+    return jnp.prod(sizes(boxes), axis=-1)
+
+
+def from_center_size(center: Float[Array, "*n 2"], size: Float[Array, "*n 2"]) -> Float[Array, "*n 4"]:
+    """Returns boxes from centres `(x, y)` and sizes `(width, height)`."""
+    return jnp.concatenate([center - size / 2, center + size / 2], axis=-1)
+
+
+def iou(a: Float[Array, "*#n 4"], b: Float[Array, "*#n 4"]) -> Float[Array, "*n"]:
+    """Returns the intersection over union of boxes taken pair by pair; 0 where both are empty.
+
+    For all pairs of two sets: `iou(a[:, None], b[None, :])`.
+    """
+    intersection = _intersection(a, b)
+    union = areas(a) + areas(b) - intersection
+    return intersection / jnp.maximum(union, 1e-9)
+
+
+def giou(a: Float[Array, "*#n 4"], b: Float[Array, "*#n 4"]) -> Float[Array, "*n"]:
+    """Returns the generalised intersection over union, from -1 to 1, of boxes taken pair by pair.
+
+    `IoU - (|hull| - |union|) / |hull|`, where the hull is the smallest box around both: unlike IoU it has a gradient
+    where the boxes do not meet.
+
+    Reference: Rezatofighi et al., "Generalized Intersection over Union", CVPR 2019 (arXiv:1902.09630).
+    """
+    intersection = _intersection(a, b)
+    union = areas(a) + areas(b) - intersection
+    hull = areas(
+        jnp.concatenate([jnp.minimum(a[..., :2], b[..., :2]), jnp.maximum(a[..., 2:], b[..., 2:])], axis=-1)
+    )
+    return intersection / jnp.maximum(union, 1e-9) - (hull - union) / jnp.maximum(hull, 1e-9)
+
+
+def _intersection(a: Float[Array, "*#n 4"], b: Float[Array, "*#n 4"]) -> Float[Array, "*n"]:
+    low = jnp.maximum(a[..., :2], b[..., :2])
+    high = jnp.minimum(a[..., 2:], b[..., 2:])
+    return jnp.prod(jnp.maximum(high - low, 0), axis=-1)

@@ -1,0 +1,213 @@
+"""The whole description of an experiment: frozen dataclasses, saved beside every run.
+
+Everything in which two experiments can differ is a field here. `save` writes a configuration as JSON; `load` reads it
+back and refuses keys it does not know.
+"""
+
+import dataclasses
+from typing import Literal
+
+Split = Literal["train", "validation", "test"]
+Task = Literal["box", "classification", "motion", "identity"]
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentConfig:
+    """Augmentation of training clips; boxes, identities and motion follow the pixels, alike in every frame of a clip."""
+
+    flip: float = 0.5
+    """Probability of mirroring left and right."""
+    scale: tuple[float, float] = (1.0, 1.0)
+    """Range of the factor by which the picture is enlarged (>1, then cropped) or reduced (<1, then padded)."""
+    aspect: float = 0.0
+    """Largest change of the aspect ratio: the ratio of the two scale factors is in [1/(1+a), 1+a]."""
+    translate: float = 0.0
+    """Largest shift, as a fraction of the picture's size."""
+    brightness: float = 0.0
+    """Largest relative change of brightness."""
+    contrast: float = 0.0
+    """Largest relative change of contrast."""
+    saturation: float = 0.0
+    """Largest relative change of saturation."""
+    hue: float = 0.0
+    """Largest rotation of hue, as a fraction of the colour circle."""
+    cutout: float = 0.0
+    """Probability of hiding each object partly behind a patch, the same in all frames of the clip."""
+    mosaic: float = 0.0
+    """Probability of showing four clips at once, each in a quarter of the picture."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """What is looked at, and how it is cut into clips."""
+
+    dataset: str = "moving_objects/quickstart"
+    """TFDS name of the data set, `builder` or `builder/config`."""
+    data_dir: str = "~/.cache/mtl_jax/data"
+    """Where prepared data sets lie."""
+    train: tuple[str, ...] = ("train",)
+    """What to train on: split names, sequence names, or `SEQUENCE[first:last]` in frames from 1, last included."""
+    validation: tuple[str, ...] = ("validation",)
+    """What to validate and select checkpoints on; same syntax."""
+    test: tuple[str, ...] = ("test",)
+    """What is only ever evaluated on; same syntax."""
+    image_size: tuple[int, int] = (96, 128)
+    """Height and width of the network's input; divisible by 32. Frames keep their aspect ratio and are padded."""
+    clip_length: int = 2
+    """Frames in a clip."""
+    max_gap: int = 1
+    """Neighbouring frames of a clip are 1 to `max_gap` video frames apart, drawn anew for each clip."""
+    max_objects: int = 32
+    """Rows for objects in a frame; a frame with more is an error when a data set is opened."""
+    min_visibility: float = 0.1
+    """Objects less visible than this are ignored: neither asked for nor held against the detector."""
+    boxes: Literal["amodal", "visible"] = "amodal"
+    """Whole extent of an object, or its visible part, where a data set has both."""
+    batch_size: int = 16
+    """Clips in a training batch, over all devices."""
+    workers: int = 0
+    """Processes that load and augment; 0: threads of the training process."""
+    augment: AugmentConfig = AugmentConfig()
+    """Augmentation of training clips."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The network."""
+
+    backbone: str = "tiny"
+    """`tiny`, `resnet18`, `resnet34`, `resnet50`, `efficientnet_lite0`."""
+    pretrained: bool = False
+    """Start the backbone from ImageNet weights (`efficientnet_lite0`, with the extra `pretrained` installed)."""
+    inputs: Literal["frame", "pair", "pair_heatmap"] = "pair_heatmap"
+    """One frame; with the previous frame; and with the previous frame's objects rendered as a heat map."""
+    neck_channels: int = 32
+    """Channels of the feature pyramid."""
+    head_channels: int = 32
+    """Channels of the hidden layer of each head."""
+    embedding_dim: int = 32
+    """Length of the identity embedding."""
+    norm: Literal["batch", "group", "frozen"] = "batch"
+    """Batch norm over the global batch; group norm; batch norm with frozen statistics."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the activations; parameters are float32."""
+    heatmap_jitter: float = 0.05
+    """Noise on the previous frame's heat map while training: standard deviation of centres, relative to box size."""
+    heatmap_lost: float = 0.4
+    """... fraction of objects that are left out."""
+    heatmap_false: float = 0.1
+    """... fraction of objects beside which a false one is drawn."""
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightingConfig:
+    """How the tasks' losses become one."""
+
+    scheme: str = "uncertainty"
+    """`fixed`, `equal` or `uncertainty`."""
+    weights: dict[str, float] = dataclasses.field(default_factory=dict)
+    """For `fixed`: weight of each task."""
+    learning_rate: float = 0.01
+    """Learning rate of learned weights; they have no weight decay."""
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with linear warm-up and cosine decay."""
+
+    learning_rate: float = 2e-3
+    """Peak learning rate."""
+    backbone_factor: float = 1.0
+    """The backbone's learning rate, relative to the rest."""
+    warmup_steps: int = 50
+    """Steps of linear warm-up."""
+    final_factor: float = 0.01
+    """Learning rate at the end, relative to the peak."""
+    weight_decay: float = 1e-4
+    """Decoupled weight decay of kernels; biases and norms have none."""
+    clip_norm: float = 10.0
+    """Largest norm of the gradient."""
+    ema_decay: float = 0.998
+    """Decay of the moving average of the parameters, which is what is evaluated; 0: none."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig:
+    """The run."""
+
+    steps: int = 1000
+    """Training steps."""
+    seed: int = 0
+    """The one seed of everything random."""
+    log_every: int = 20
+    """Steps between lines of metrics."""
+    diagnose_every: int = 100
+    """Steps between measurements of per-task gradient norms and cosines; 0: never."""
+    checkpoint_every: int = 500
+    """Steps between checkpoints."""
+    evaluate_every: int = 0
+    """Steps between evaluations on the validation split; 0: only at the end."""
+    select_by: str = "HOTA"
+    """Validation score by which the best checkpoint is kept."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """Devices along each axis of the mesh; -1: all that are left."""
+
+    data: int = -1
+    """Devices over which the batch is split."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrackerConfig:
+    """The online tracker; thresholds are on scores, costs and gates in [0, 1]."""
+
+    capacity: int = 64
+    """Tracks that can be alive at once."""
+    high_score: float = 0.4
+    """Detections from here on take part in the first matching and may start tracks."""
+    low_score: float = 0.1
+    """Detections from here on take part in the second matching, which only goes on with tracks."""
+    new_score: float = 0.5
+    """Detections from here on start a track when unmatched."""
+    match_iou: float = 0.2
+    """Least overlap in the first matching."""
+    low_match_iou: float = 0.5
+    """Least overlap in the second matching."""
+    appearance_weight: float = 0.3
+    """Share of the embedding's cosine distance in the first matching's cost."""
+    displacement_weight: float = 0.5
+    """Share of the displaced box's overlap, beside the Kalman prediction's, in the motion cost."""
+    max_lost: int = 30
+    """Frames a lost track is kept."""
+    min_hits: int = 2
+    """Detections in a row that confirm a track (at once in a video's first frame)."""
+    embedding_momentum: float = 0.9
+    """Share of the old embedding in a track's moving average."""
+    match_classes: bool = True
+    """Associate only within a class."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """An experiment."""
+
+    name: str = "experiment"
+    """Name, for tables and reports."""
+    tasks: tuple[Task, ...] = ("box", "classification", "motion", "identity")
+    """Tasks that are trained."""
+    data: DataConfig = DataConfig()
+    """Data."""
+    model: ModelConfig = ModelConfig()
+    """Network."""
+    weighting: WeightingConfig = WeightingConfig()
+    """Loss weighting."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """Optimizer."""
+    training: TrainingConfig = TrainingConfig()
+    """Run."""
+    mesh: MeshConfig = MeshConfig()
+    """Devices."""
+    tracker: TrackerConfig = TrackerConfig()
+    """Tracker."""
