@@ -175,6 +175,8 @@ class TrackerConfig:
     """Least overlap in the first matching."""
     low_match_iou: float = 0.5
     """Least overlap in the second matching."""
+    match_appearance: float = 0.7
+    """Least cosine of the embeddings by which a lost track is found again where boxes do not overlap."""
     appearance_weight: float = 0.3
     """Share of the embedding's cosine distance in the first matching's cost."""
     displacement_weight: float = 0.5

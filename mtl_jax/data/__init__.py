@@ -1,0 +1,1 @@
+"""Video data sets: renderer, MOTChallenge files, TFDS builders, augmentation and the Grain pipeline."""

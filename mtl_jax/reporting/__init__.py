@@ -1,0 +1,1 @@
+"""Tables, plots, annotated videos and the Markdown report of a comparison; progress bars."""
