@@ -5,7 +5,12 @@ back and refuses keys it does not know.
 """
 
 import dataclasses
-from typing import Literal
+import difflib
+import json
+import typing
+from typing import Any, Literal
+
+from mtl_jax.errors import UserError
 
 Split = Literal["train", "validation", "test"]
 Task = Literal["box", "classification", "motion", "identity"]
@@ -213,3 +218,67 @@ class Config:
     """Devices."""
     tracker: TrackerConfig = TrackerConfig()
     """Tracker."""
+
+
+def to_json(config: Config) -> str:
+    """Returns the configuration as JSON text."""
+    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+
+
+def from_json(text: str, where: str = "configuration") -> Config:
+    """Returns the configuration that `to_json` wrote.
+
+    Args:
+        text: JSON text.
+        where: Named in errors.
+
+    Raises:
+        UserError: If the text is not JSON, a key is unknown, or a value is of the wrong type.
+    """
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where}:{error.lineno}: not JSON ({error.msg}); restore the file") from error
+    return _build(Config, values, where, prefix="")
+
+
+def _build(cls: type, values: Any, where: str, prefix: str) -> Any:
+    if not isinstance(values, dict):
+        raise UserError(
+            f"{where}: {prefix.rstrip('.') or 'the top level'}: expected keys and values, found {values!r}"
+        )
+    hints = typing.get_type_hints(cls)
+    for key in values:
+        if key not in hints:
+            close = difflib.get_close_matches(key, hints, n=1)
+            hint = f"did you mean {prefix}{close[0]}?" if close else f"known are {', '.join(hints)}"
+            raise UserError(f"{where}: unknown key {prefix}{key}; {hint}")
+    return cls(**{key: _convert(hints[key], value, where, prefix + key) for key, value in values.items()})
+
+
+def _convert(hint: Any, value: Any, where: str, key: str) -> Any:
+    """Returns the JSON value as the type of its field: the few types that fields here have."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        return _build(hint, value, where, key + ".")
+    if origin is tuple and isinstance(value, list):
+        if arguments[-1] is not Ellipsis and len(value) != len(arguments):
+            raise UserError(
+                f"{where}: {key}: expected {len(arguments)} values, found {len(value)}: {value!r}"
+            )
+        inner = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else arguments
+        return tuple(
+            _convert(t, v, where, f"{key}[{i}]") for i, (t, v) in enumerate(zip(inner, value, strict=True))
+        )
+    if origin is dict and isinstance(value, dict):
+        return {k: _convert(arguments[1], v, where, f"{key}.{k}") for k, v in value.items()}
+    if origin is Literal:
+        if value not in arguments:
+            raise UserError(f"{where}: {key}: found {value!r}; choose from {', '.join(map(repr, arguments))}")
+        return value
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(hint, type) or type(value) is not hint:
+        expected = getattr(hint, "__name__", hint) if origin is None else hint
+        raise UserError(f"{where}: {key}: expected {expected}, found {value!r}")
+    return value

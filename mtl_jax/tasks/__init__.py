@@ -11,7 +11,16 @@ from mtl_jax.tasks import box, classification, identity, motion
 from mtl_jax.tasks.decode import decode
 from mtl_jax.tasks.targets import STRIDE, Targets, make_targets
 
-__all__ = ["STRIDE", "TASKS", "TaskSpec", "Targets", "batch_targets", "decode", "make_targets", "output_channels"]
+__all__ = [
+    "STRIDE",
+    "TASKS",
+    "TaskSpec",
+    "Targets",
+    "batch_targets",
+    "decode",
+    "make_targets",
+    "output_channels",
+]
 
 
 class TaskSpec(NamedTuple):
@@ -45,9 +54,7 @@ def batch_targets(batch: Batch, num_classes: int) -> Targets:
     height, width = batch.images.shape[2:4]
     shape = (height // STRIDE, width // STRIDE)
 
-    def one_frame(
-        boxes: Float[Array, "objects 4"], classes: Array, mask: Array, ignore: Array
-    ) -> Targets:
+    def one_frame(boxes: Float[Array, "objects 4"], classes: Array, mask: Array, ignore: Array) -> Targets:
         return make_targets(boxes, classes, mask, ignore, shape, num_classes)
 
     return jax.vmap(jax.vmap(one_frame))(batch.boxes, batch.classes, batch.mask, batch.ignore)

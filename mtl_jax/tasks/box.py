@@ -38,7 +38,9 @@ def loss(
         Sum over objects, and their number.
     """
     height, width = outputs.shape[2:4]
-    rows, columns = jnp.meshgrid(jnp.arange(height, dtype=jnp.float32), jnp.arange(width, dtype=jnp.float32), indexing="ij")
+    rows, columns = jnp.meshgrid(
+        jnp.arange(height, dtype=jnp.float32), jnp.arange(width, dtype=jnp.float32), indexing="ij"
+    )
 
     def one_frame(outputs: Array, boxes: Array, targets: Targets) -> Array:
         distance = 1 - box_ops.giou(to_boxes(outputs, columns, rows), boxes[targets.assignment])

@@ -117,7 +117,9 @@ def perturb_objects(
     return jnp.concatenate([noisy, boxes + beside * size]), jnp.concatenate([kept, invented])
 
 
-def at_cells(features: Float[Array, "height width channels"], cells: Int[Array, "n 2"]) -> Float[Array, "n channels"]:
+def at_cells(
+    features: Float[Array, "height width channels"], cells: Int[Array, "n 2"]
+) -> Float[Array, "n channels"]:
     """Returns the features at the given cells (column, row)."""
     return features[cells[:, 1], cells[:, 0]]
 

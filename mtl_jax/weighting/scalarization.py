@@ -15,7 +15,7 @@ parameters get no gradient, whatever its loss is, be it NaN.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import optax
@@ -79,7 +79,7 @@ def equal() -> Scalarization:
     return Scalarization(init, apply)
 
 
-def uncertainty(kinds: Sequence[Literal["regression", "classification"]], initial: float = 0.0) -> Scalarization:
+def uncertainty(kinds: Sequence[str], initial: float = 0.0) -> Scalarization:
     """Weighs each task by its learned homoscedastic uncertainty.
 
     With the learned `s_i = log(sigma_i^2)`: a regression task (Gaussian likelihood) gives `exp(-s) L / 2 + s / 2`, a
@@ -87,7 +87,7 @@ def uncertainty(kinds: Sequence[Literal["regression", "classification"]], initia
     `1 / (2 L)` for both, so losses of any scale come to count alike; the total may be negative.
 
     Args:
-        kinds: The form of each task's likelihood.
+        kinds: The form of each task's likelihood: `regression` or `classification`.
         initial: Initial `s`. 0 (unit variance) as in TorchJD; LibMTL starts at -0.5.
 
     Raises:
@@ -98,7 +98,9 @@ def uncertainty(kinds: Sequence[Literal["regression", "classification"]], initia
     """
     factors = {"regression": 0.5, "classification": 1.0}
     if unknown := set(kinds) - set(factors):
-        raise ValueError(f"uncertainty: unknown kind {sorted(unknown)[0]!r}; choose from {', '.join(factors)}")
+        raise ValueError(
+            f"uncertainty: unknown kind {sorted(unknown)[0]!r}; choose from {', '.join(factors)}"
+        )
 
     def init(num_tasks: int) -> tuple[dict[str, Array], tuple[()]]:
         if num_tasks != len(kinds):

@@ -1,0 +1,1 @@
+"""Training: state, mesh, step, checkpoints, loop."""

@@ -1,0 +1,177 @@
+"""Checkpoints of everything a run needs to go on, through Orbax; nothing else in the project knows Orbax.
+
+A run keeps its last two checkpoints, so that a damaged one can be stepped over, and the best one:
+
+    RUN/config.json             the configuration
+    RUN/checkpoints/last/STEP   state, data iterator, configuration
+    RUN/checkpoints/best/STEP   the same, at the best validation score
+"""
+
+import errno
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from mtl_jax import config as config_lib
+from mtl_jax.config import Config
+from mtl_jax.errors import UserError
+from mtl_jax.training.step import TrainState
+
+log = logging.getLogger(__name__)
+
+
+class Checkpoints:
+    """The checkpoints of one run directory.
+
+    Args:
+        workdir: The run's directory.
+    """
+
+    def __init__(self, workdir: Path):
+        self._last = _manager(workdir / "checkpoints" / "last", keep=2)
+        self._best = _manager(workdir / "checkpoints" / "best", keep=1)
+
+    def save(self, state: TrainState, data: Any, config: Config) -> None:
+        """Saves the last checkpoint; returns when it is on disk.
+
+        Raises:
+            UserError: If the disk is full or not writable. Earlier checkpoints stay.
+        """
+        _save(self._last, state, data, config)
+
+    def save_best(self, state: TrainState, data: Any, config: Config) -> None:
+        """Saves the best checkpoint in place of the one before; as `save`."""
+        _save(self._best, state, data, config)
+
+    def restore(self, like: TrainState, best: bool = False) -> tuple[TrainState, Any]:
+        """Restores the newest checkpoint that can be read, warning of any that cannot.
+
+        Args:
+            like: A state of this run's shapes, or their `jax.ShapeDtypeStruct`s with shardings; the devices may differ
+                from those that saved it.
+            best: Take the best checkpoint, where there is one.
+
+        Returns:
+            The state, and the state of the data iterator.
+
+        Raises:
+            UserError: If there is no checkpoint, none can be read, or it is of another model.
+        """
+        candidates = [(self._last, step) for step in sorted(self._last.all_steps(), reverse=True)]
+        if best:
+            candidates = [
+                (self._best, step) for step in sorted(self._best.all_steps(), reverse=True)
+            ] + candidates
+        if not candidates:
+            raise UserError(
+                f"{self._last.directory}: no checkpoint; train first, or give the directory of a run"
+            )
+        for manager, step in candidates:
+            path = manager.directory / str(step)
+            try:
+                _check_shapes(manager, step, like, path)
+                restored = manager.restore(
+                    step,
+                    args=ocp.args.Composite(
+                        state=ocp.args.StandardRestore(like), data=ocp.args.JsonRestore()
+                    ),
+                )
+            except UserError:
+                raise
+            except (
+                Exception
+            ) as error:  # Orbax, TensorStore and JSON each have errors of their own for damaged files.
+                log.warning("%s: damaged (%s); trying the checkpoint before", path, _first_line(error))
+                continue
+            return restored.state, restored.data
+        raise UserError(
+            f"{self._last.directory}: no checkpoint can be read; train again into another directory"
+        )
+
+    def steps(self) -> list[int]:
+        """Returns the steps of the last checkpoints, in order."""
+        return sorted(self._last.all_steps())
+
+    def close(self) -> None:
+        """Waits for what is under way and lets go of the directory."""
+        self._last.close()
+        self._best.close()
+
+
+def write_config(workdir: Path, config: Config) -> None:
+    """Writes the run's configuration."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        (workdir / "config.json").write_text(config_lib.to_json(config))
+    except OSError as error:
+        raise UserError(
+            f"{workdir}: cannot be written ({error.strerror}); choose another --workdir"
+        ) from error
+
+
+def read_config(workdir: Path) -> Config:
+    """Reads a run's configuration.
+
+    Raises:
+        UserError: If this is not a run, or a key is unknown or a value of the wrong type.
+    """
+    path = workdir / "config.json"
+    if not path.is_file():
+        raise UserError(f"{path}: not found; give the directory of a run, as was given to --workdir")
+    return config_lib.from_json(path.read_text(), where=str(path))
+
+
+def _manager(directory: Path, keep: int) -> ocp.CheckpointManager:
+    options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False)
+    return ocp.CheckpointManager(
+        directory.absolute(), options=options, item_names=("state", "data", "config")
+    )
+
+
+def _save(manager: ocp.CheckpointManager, state: TrainState, data: Any, config: Config) -> None:
+    step = int(state.step)
+    if step in manager.all_steps():
+        return
+    try:
+        manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(state),
+                data=ocp.args.JsonSave(data),
+                config=ocp.args.JsonSave(json.loads(config_lib.to_json(config))),
+            ),
+        )
+        manager.wait_until_finished()
+    except Exception as error:
+        # TensorStore reports a full disk as text, not as an OSError.
+        if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
+            raise UserError(
+                f"{manager.directory}: the disk is full at step {step}; earlier checkpoints are intact, make room and "
+                "go on with `mtl-jax train --resume`"
+            ) from error
+        raise
+
+
+def _check_shapes(manager: ocp.CheckpointManager, step: int, like: TrainState, path: Any) -> None:
+    saved = manager.item_metadata(step)["state"]
+    saved = {jax.tree_util.keystr(k, simple=True, separator="/"): tuple(v.shape) for k, v in _leaves(saved)}
+    wanted = {jax.tree_util.keystr(k, simple=True, separator="/"): tuple(v.shape) for k, v in _leaves(like)}
+    for name in sorted(saved.keys() | wanted.keys()):
+        if saved.get(name) != wanted.get(name):
+            found, expected = (tree.get(name, "nothing") for tree in (saved, wanted))
+            raise UserError(
+                f"{path}: a checkpoint of another model: {name} is {found}, this configuration has {expected}; use the "
+                "config.json it was trained with"
+            )
+
+
+def _leaves(tree: Any) -> list:
+    return jax.tree_util.tree_flatten_with_path(tree)[0]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:120]

@@ -1,0 +1,234 @@
+"""The training step: one pure function `(state, batch) -> (state, metrics)`.
+
+Everything that learns or remembers is in the state; everything random is a function of the seed and the step.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int
+
+from mtl_jax import weighting
+from mtl_jax.config import Config, ModelConfig
+from mtl_jax.structures import Batch
+from mtl_jax.tasks import STRIDE, TASKS, batch_targets
+from mtl_jax.tasks.targets import perturb_objects, render_heatmap
+
+Metrics = dict[str, Float[Array, "..."]]
+
+
+class TrainState(NamedTuple):
+    """All that a run has learned.
+
+    Attributes:
+        step: Steps done.
+        params: `{"model": the network's parameters, "weighting": the scheme's}`.
+        batch_stats: Running statistics of batch norm.
+        optimizer: The optimizer's state.
+        weighting: The weighting scheme's carried state.
+        average: Moving average of the network's parameters and statistics, `{"params": ..., "batch_stats": ...}`.
+        key: The run's random key; the step is folded in, it never changes.
+    """
+
+    step: Int[Array, ""]
+    params: dict[str, Any]
+    batch_stats: Any
+    optimizer: Any
+    weighting: Any
+    average: dict[str, Any]
+    key: Array
+
+
+class Experiment(NamedTuple):
+    """The parts that a step is made of; no arrays.
+
+    Attributes:
+        config: The whole configuration.
+        network: The Linen network.
+        scheme: The loss weighting.
+        optimizer: The optimizer.
+        num_classes: Classes of the data set.
+    """
+
+    config: Config
+    network: nn.Module
+    scheme: weighting.Scalarization
+    optimizer: optax.GradientTransformation
+    num_classes: int
+
+
+def init_state(experiment: Experiment, load: Callable[[Any], Any] | None = None) -> TrainState:
+    """Returns the state before the first step.
+
+    Args:
+        experiment: The parts.
+        load: Applied to the network's fresh variables, to put pretrained weights in.
+    """
+    config = experiment.config
+    init_key, run_key = jax.random.split(jax.random.key(config.training.seed))
+    height, width = config.data.image_size
+    image = jnp.zeros((1, height, width, 3), jnp.uint8)
+    inputs = network_inputs(config.model, image, image, jnp.zeros((1, height // STRIDE, width // STRIDE, 1)))
+    variables = jax.jit(lambda key: experiment.network.init(key, **inputs, train=False))(init_key)
+    if load is not None:
+        variables = load(variables)
+    weights, weighting_state = experiment.scheme.init(len(config.tasks))
+    params = {"model": variables["params"], "weighting": weights}
+    batch_stats = variables.get("batch_stats", {})
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=batch_stats,
+        optimizer=experiment.optimizer.init(params),
+        weighting=weighting_state,
+        # A copy: the state is donated to the step, and no buffer may be donated twice.
+        average=jax.tree.map(jnp.copy, {"params": params["model"], "batch_stats": batch_stats}),
+        key=jax.random.key_data(run_key),
+    )
+
+
+def network_inputs(
+    config: ModelConfig,
+    images: Array,
+    previous_images: Array,
+    previous_heatmap: Array,
+) -> dict[str, Array]:
+    """Returns the arguments that a network of this configuration takes, of those that there are."""
+    inputs = {"images": images}
+    if config.inputs != "frame":
+        inputs["previous_images"] = previous_images
+    if config.inputs == "pair_heatmap":
+        inputs["previous_heatmap"] = previous_heatmap
+    return inputs
+
+
+def forward(
+    experiment: Experiment, params: Any, batch_stats: Any, batch: Batch, key: Array
+) -> tuple[Float[Array, "tasks"], tuple[Bool[Array, "tasks"], Any]]:
+    """Returns the mean loss of each task on a training batch.
+
+    The first frame of a clip sees itself as the previous frame and an empty heat map, as at the start of a video.
+
+    Returns:
+        Losses in the order of `config.tasks`; then whether each task has labels in this batch, and the new batch
+        statistics.
+    """
+    config = experiment.config
+    batch_size, time, height, width, _ = batch.images.shape
+    previous = jnp.concatenate([batch.images[:, :1], batch.images[:, :-1]], axis=1)
+    heatmaps = _previous_heatmaps(config.model, batch, key, (height // STRIDE, width // STRIDE))
+
+    def frames(x: Array) -> Array:
+        return x.reshape(batch_size * time, *x.shape[2:])
+
+    inputs = network_inputs(config.model, frames(batch.images), frames(previous), frames(heatmaps))
+    outputs, updated = experiment.network.apply(
+        {"params": params, "batch_stats": batch_stats}, **inputs, train=True, mutable=["batch_stats"]
+    )
+    targets = batch_targets(batch, experiment.num_classes)
+    terms = [
+        TASKS[task].loss(outputs[task].reshape(batch_size, time, *outputs[task].shape[1:]), batch, targets)
+        for task in config.tasks
+    ]
+    sums, counts = (jnp.stack(column) for column in zip(*terms, strict=True))
+    return sums / jnp.maximum(counts, 1), (counts > 0, updated.get("batch_stats", {}))
+
+
+def make_step(experiment: Experiment) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """Returns the training step, to be jitted with the state donated."""
+    config = experiment.config
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        key = _step_key(state)
+
+        def total_loss(params: dict[str, Any]) -> tuple[Array, tuple]:
+            losses, (labelled, batch_stats) = forward(
+                experiment, params["model"], state.batch_stats, batch, key
+            )
+            total, (carried, weights) = experiment.scheme.apply(
+                params["weighting"], state.weighting, losses, mask=labelled
+            )
+            return total, (losses, weights, carried, batch_stats)
+
+        (total, aux), grads = jax.value_and_grad(total_loss, has_aux=True)(state.params)
+        losses, weights, carried, batch_stats = aux
+        updates, optimizer = experiment.optimizer.update(grads, state.optimizer, state.params)
+        params = optax.apply_updates(state.params, updates)
+
+        # Early on the average is of few steps, or it would remember the initialisation.
+        decay = jnp.minimum(config.optimizer.ema_decay, (1 + state.step) / (10 + state.step))
+        latest = {"params": params["model"], "batch_stats": batch_stats}
+        average = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, state.average, latest)
+
+        metrics = {
+            "loss/total": total,
+            "norm/gradient": optax.global_norm(grads["model"]),
+            "norm/update": optax.global_norm(updates["model"]),
+            "norm/parameters": optax.global_norm(params["model"]),
+        }
+        for i, task in enumerate(config.tasks):
+            metrics[f"loss/{task}"] = losses[i]
+            metrics[f"weight/{task}"] = weights[i]
+        state = TrainState(state.step + 1, params, batch_stats, optimizer, carried, average, state.key)
+        return state, metrics
+
+    return step
+
+
+def make_diagnosis(experiment: Experiment, is_shared: Any) -> Callable[[TrainState, Batch], Metrics]:
+    """Returns a function that measures how the tasks pull at the parameters they share.
+
+    Args:
+        experiment: The parts.
+        is_shared: Tree of booleans like the network's parameters, true on those that several tasks use.
+
+    Returns:
+        A function of state and batch that returns the norm of each task's gradient, unweighted, at the shared
+        parameters (`gradient_norm/TASK`) and the cosine for each pair of tasks (`gradient_cosine/TASK-TASK`).
+    """
+    tasks = experiment.config.tasks
+
+    def diagnose(state: TrainState, batch: Batch) -> Metrics:
+        model = state.params["model"]
+        shared = jax.tree.map(lambda p, s: p if s else None, model, is_shared)
+
+        def losses_of(shared: Any) -> Array:
+            merged = jax.tree.map(
+                lambda p, s: p if s is None else s, model, shared, is_leaf=lambda x: x is None
+            )
+            losses, (labelled, _) = forward(experiment, merged, state.batch_stats, batch, _step_key(state))
+            return jnp.where(labelled, losses, 0)
+
+        _, grads = weighting.per_task_value_and_grad(losses_of, mode="scan")(shared)
+        norms, cosines = weighting.norms_and_cosines(weighting.gramian(grads))
+        metrics = {f"gradient_norm/{task}": norms[i] for i, task in enumerate(tasks)}
+        for i, first in enumerate(tasks):
+            for j, second in enumerate(tasks[:i]):
+                metrics[f"gradient_cosine/{second}-{first}"] = cosines[i, j]
+        return metrics
+
+    return diagnose
+
+
+def _step_key(state: TrainState) -> Array:
+    return jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+
+
+def _previous_heatmaps(
+    config: ModelConfig, batch: Batch, key: Array, shape: tuple[int, int]
+) -> Float[Array, "batch time height width 1"]:
+    batch_size, time = batch.mask.shape[:2]
+    if config.inputs != "pair_heatmap" or time == 1:
+        return jnp.zeros((batch_size, time, *shape, 1))
+
+    def one_frame(key: Array, boxes: Array, mask: Array) -> Array:
+        noise = (config.heatmap_jitter, config.heatmap_lost, config.heatmap_false)
+        return render_heatmap(*perturb_objects(key, boxes, mask, *noise), shape)
+
+    keys = jax.random.split(key, (batch_size, time - 1))
+    rendered = jax.vmap(jax.vmap(one_frame))(keys, batch.boxes[:, :-1], batch.mask[:, :-1])
+    return jnp.concatenate([jnp.zeros_like(rendered[:, :1]), rendered], axis=1)[..., None]
