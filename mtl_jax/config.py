@@ -18,7 +18,7 @@ Task = Literal["box", "classification", "motion", "identity"]
 
 @dataclasses.dataclass(frozen=True)
 class AugmentConfig:
-    """Augmentation of training clips; boxes, identities and motion follow the pixels, alike in every frame of a clip."""
+    """Augmentation of training clips; boxes, identities and motion follow the pixels, alike in all frames of a clip."""
 
     flip: float = 0.5
     """Probability of mirroring left and right."""
@@ -170,26 +170,26 @@ class TrackerConfig:
 
     capacity: int = 64
     """Tracks that can be alive at once."""
-    high_score: float = 0.4
-    """Detections from here on take part in the first matching and may start tracks."""
+    high_score: float = 0.6
+    """Detections from here on take part in the first matching."""
     low_score: float = 0.1
-    """Detections from here on take part in the second matching, which only goes on with tracks."""
-    new_score: float = 0.5
+    """Detections from here on can go on with a track seen in the frame before, but not find a lost one."""
+    new_score: float = 0.6
     """Detections from here on start a track when unmatched."""
     match_iou: float = 0.2
-    """Least overlap in the first matching."""
+    """Least overlap in the first matching, and with tentative tracks."""
     low_match_iou: float = 0.5
-    """Least overlap in the second matching."""
+    """Least overlap in the matching of low scores."""
     match_appearance: float = 0.7
     """Least cosine of the embeddings by which a lost track is found again where boxes do not overlap."""
     appearance_weight: float = 0.3
-    """Share of the embedding's cosine distance in the first matching's cost."""
+    """Share of the embeddings' cosine in the first matching, beside the overlap."""
     displacement_weight: float = 0.5
-    """Share of the displaced box's overlap, beside the Kalman prediction's, in the motion cost."""
+    """Share of the displaced box's overlap with the track's last box, beside the Kalman prediction's overlap."""
     max_lost: int = 30
     """Frames a lost track is kept."""
     min_hits: int = 2
-    """Detections in a row that confirm a track (at once in a video's first frame)."""
+    """Frames in a row in which a track is seen before it is reported (at once in a video's first frame)."""
     embedding_momentum: float = 0.9
     """Share of the old embedding in a track's moving average."""
     match_classes: bool = True

@@ -5,7 +5,8 @@ detections. Both are jitted and stay on the device.
 """
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -14,14 +15,17 @@ import numpy as np
 from jaxtyping import Array, UInt8
 
 from mtl_jax import tracking
+from mtl_jax.data.mot_format import MotRows
 from mtl_jax.structures import Detections, Tracks
 from mtl_jax.tasks import STRIDE, decode
 from mtl_jax.tasks.targets import render_heatmap
-from mtl_jax.training.step import Experiment, TrainState, network_inputs
+from mtl_jax.training.checkpoint import Checkpoints, read_classes, read_config
+from mtl_jax.training.loop import build_experiment
+from mtl_jax.training.step import Experiment, TrainState, init_state, network_inputs
 
 
 class FrameResult(NamedTuple):
-    """What was found in one frame, as numpy arrays of only the rows that exist; boxes in pixels of the network's input.
+    """What was found in one frame, as padded numpy arrays; boxes in pixels of the network's input.
 
     Attributes:
         detections: All detections, of any score.
@@ -100,7 +104,7 @@ class Predictor:
                 jax.block_until_ready(tracks)
                 timing.add(middle - start, time.perf_counter() - middle)
             previous, tracks_boxes, tracks_mask = image, tracks.boxes, tracks.mask
-            yield FrameResult(existing_rows(detections), existing_rows(tracks))
+            yield FrameResult(*jax.device_get((detections, tracks)))
 
     def _detect_frame(
         self, variables: dict[str, Any], image: Array, previous: Array, boxes: Array, mask: Array
@@ -121,7 +125,38 @@ def average_variables(state: TrainState) -> dict[str, Any]:
     return state.average
 
 
-def existing_rows(rows: Any) -> Any:
-    """Returns the rows whose mask is true, as numpy arrays."""
-    host = jax.device_get(rows)
-    return jax.tree.map(lambda x: x[host.mask], host)
+def load_run(workdir: Path) -> tuple[Experiment, TrainState]:
+    """Returns the parts and the best state of a run, or its last one where none was selected.
+
+    Raises:
+        UserError: If this is not a run, or it has no checkpoint that can be read.
+    """
+    experiment = build_experiment(read_config(workdir), len(read_classes(workdir)))
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    like = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
+        jax.eval_shape(lambda: init_state(experiment)),
+    )
+    checkpoints = Checkpoints(workdir)
+    try:
+        return experiment, checkpoints.restore(like, best=True)[0]
+    finally:
+        checkpoints.close()
+
+
+def to_mot_rows(tracks: Sequence[Tracks]) -> MotRows:
+    """Returns tracks, one entry a frame, as the rows of a MOTChallenge result file."""
+    counts = [int(t.mask.sum()) for t in tracks]
+    rows = [jax.tree.map(lambda x, keep=t.mask: x[keep], t) for t in tracks]
+
+    def column(name: str, shape: tuple[int, ...] = ()) -> np.ndarray:
+        return np.concatenate([np.zeros((0, *shape)), *(np.asarray(getattr(row, name)) for row in rows)])
+
+    return MotRows(
+        frames=np.repeat(np.arange(1, len(tracks) + 1), counts),
+        track_ids=column("track_ids").astype(int),
+        boxes=column("boxes", (4,)).astype(np.float64),
+        confidences=column("scores").astype(np.float64),
+        classes=column("classes").astype(int),
+        visibility=np.ones(sum(counts)),
+    )

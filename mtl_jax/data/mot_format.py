@@ -1,12 +1,13 @@
 """Text files of the MOTChallenge: `seqinfo.ini`, `gt.txt`, `det.txt` and results.
 
-A row is `frame,id,left,top,width,height[,confidence[,class,visibility]]`, where frames and pixels count from 1; here
-boxes become `(x0, y0, x1, y1)` with `(0, 0)` at the outer corner of the top left pixel, so `x0 = left - 1`.
+A row is `frame,id,left,top,width,height[,confidence[,class,visibility]]`, where frames and pixels count from
+1; here boxes become `(x0, y0, x1, y1)` with `(0, 0)` at the outer corner of the top left pixel, so `x0 = left
+- 1`.
 
-Two dialects share the name `gt.txt`. Since MOT16 columns 8 and 9 are the class (1 to 13) and the visibility. In MOT15
-there are ten columns of which the last three are positions in the world, or -1. The number of columns of a *file*
-decides: 8 or 9 are MOT16's unless column 8 is -1 throughout; in all other files every object is a fully visible
-pedestrian (class 1, visibility 1).
+Two dialects share the name `gt.txt`. Since MOT16 columns 8 and 9 are the class (1 to 13) and the visibility.
+In MOT15 there are ten columns, of which the last three are positions in the world, or -1. The number of
+columns of a *file* decides: 8 or 9 are MOT16's unless column 8 is -1 throughout; in all other files every
+object is a fully visible pedestrian (class 1, visibility 1).
 """
 
 import configparser
@@ -131,8 +132,8 @@ def read_ground_truth(
 ) -> MotRows:
     """Reads `gt.txt`; an empty file is a sequence without objects.
 
-    Boxes may reach beyond the image: ground truth marks the whole extent of an object. Those wholly outside of it are
-    dropped; `warn` is told how many there were of both.
+    Boxes may reach beyond the image: ground truth marks the whole extent of an object. Those wholly outside
+    are dropped; `warn` is told how many there were of both.
 
     Args:
         path: The file.
@@ -200,8 +201,8 @@ def write_results(path: str | os.PathLike, rows: MotRows) -> None:
     path = Path(path)
     columns = (rows.frames, rows.track_ids, rows.boxes, rows.confidences)
     text = "".join(
-        f"{frame},{track_id},{x0 + 1:.3f},{y0 + 1:.3f},{x1 - x0:.3f},{y1 - y0:.3f},{confidence:.4f},-1,-1,-1\n"
-        for frame, track_id, (x0, y0, x1, y1), confidence in zip(*columns, strict=True)
+        f"{frame},{track_id},{x0 + 1:.3f},{y0 + 1:.3f},{x1 - x0:.3f},{y1 - y0:.3f},{score:.4f},-1,-1,-1\n"
+        for frame, track_id, (x0, y0, x1, y1), score in zip(*columns, strict=True)
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")

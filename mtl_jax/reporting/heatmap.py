@@ -14,8 +14,8 @@ def overlay_heatmap(
 
     Args:
         image: RGB pixels.
-        heatmap: Probabilities from 0 to 1, of the whole picture at any resolution; of several classes the largest
-            counts.
+        heatmap: Probabilities from 0 to 1, of the whole picture at any resolution; of several classes the
+            largest counts.
         opacity: Share of the heat map's colour where it is 1.
     """
     heat = np.clip(heatmap.reshape(*heatmap.shape[:2], -1).max(axis=-1), 0, 1).astype(np.float32)

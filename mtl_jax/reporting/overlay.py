@@ -38,7 +38,7 @@ def annotate_video(
     tracks_per_frame: Iterable[tuple],
     class_names: Sequence[str],
     path: Path | str,
-    frame_rate: float,
+    frame_rate: float | int,
     scale: int | None = None,
     ground_truth: Iterable[Float[np.ndarray, "objects 4"]] | None = None,
     scores: bool = False,
@@ -51,8 +51,8 @@ def annotate_video(
         class_names: Name of each class.
         path: MP4 file to write.
         frame_rate: Frames per second.
-        scale: Integer factor by which the picture is enlarged before drawing, so that labels on small frames can
-            be read; None: the shorter side becomes about 384 pixels, or stays as it is where it is longer.
+        scale: Integer factor by which the picture is enlarged before drawing, so that labels on small frames
+            can be read; None: the shorter side becomes about 384 pixels, or stays where it is longer.
         ground_truth: For each frame, boxes to draw as thin white lines beneath the tracks.
         scores: Write the confidence on the label too.
 
@@ -90,7 +90,9 @@ def draw_tracks(
         if factor > 1:
             scene = cv2.resize(scene, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
         detections = sv.Detections(
-            xyxy=boxes.reshape(-1, 4) * float(factor), tracker_id=track_ids.astype(int), class_id=classes.astype(int)
+            xyxy=boxes.reshape(-1, 4) * float(factor),
+            tracker_id=track_ids.astype(int),
+            class_id=classes.astype(int),
         )
         labels = [f"{class_names[c]} {i}" for c, i in zip(classes, track_ids, strict=True)]
         if scores:
@@ -120,7 +122,7 @@ def _draw_labels(scene: np.ndarray, detections: sv.Detections, labels: list[str]
     font_scale, padding = max(0.4, 0.45 * _unit(scene)), max(3, round(4 * _unit(scene)))
     thickness = max(1, round(_unit(scene)))
     texts = [cv2.getTextSize(label, cv2.FONT_HERSHEY_SIMPLEX, font_scale, thickness)[0] for label in labels]
-    # A label sits on its box's top left corner; at the picture's border the corner is moved so that it stays inside.
+    # A label sits on its box's top left corner, which is moved where the label would leave the picture.
     height, width = scene.shape[:2]
     room = np.array(texts, float) + 2 * padding
     corners = detections.xyxy.astype(float)

@@ -1,4 +1,4 @@
-"""Writing and looking into video files (PyAV)."""
+"""Writing video files (PyAV); `mtl_jax.data.video` reads them."""
 
 import itertools
 from collections.abc import Iterable
@@ -13,12 +13,12 @@ from mtl_jax.errors import UserError
 
 
 def write_video(
-    path: Path | str, frames: Iterable[UInt8[np.ndarray, "height width 3"]], frame_rate: float
+    path: Path | str, frames: Iterable[UInt8[np.ndarray, "height width 3"]], frame_rate: float | int
 ) -> Path:
     """Writes an MP4 that plays everywhere: H.264, or MPEG-4 where FFmpeg was built without libx264.
 
-    The file appears under its name when it is complete, never before. Odd sizes are padded to even ones, as the
-    codecs want. For a progress bar wrap the frames: `write_video(path, track(frames, "writing"), 25)`.
+    The file appears under its name when it is complete, never before. Odd sizes are padded to even ones, as
+    the codecs want. For a progress bar wrap the frames: `write_video(path, track(frames, "writing"), 25)`.
 
     Args:
         path: File to write; its folder is made.
@@ -37,7 +37,9 @@ def write_video(
     if first is None:
         raise UserError(f"{path}: there are no frames to write; check that the source video is not empty")
     if not frame_rate > 0:
-        raise UserError(f"{path}: the frame rate is {frame_rate}; give a positive number of frames per second")
+        raise UserError(
+            f"{path}: the frame rate is {frame_rate}; give a positive number of frames per second"
+        )
     height, width, _ = first.shape
     padding = ((0, height % 2), (0, width % 2), (0, 0))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -50,7 +52,9 @@ def write_video(
             stream.options = _QUALITY[stream.codec.name]
             for frame in itertools.chain([first], frames):
                 if frame.shape != first.shape:
-                    raise ValueError(f"frames of one video have one size; got {first.shape}, then {frame.shape}")
+                    raise ValueError(
+                        f"frames of one video have one size; got {first.shape}, then {frame.shape}"
+                    )
                 pixels = np.pad(frame, padding, mode="edge")
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
             container.mux(stream.encode())
@@ -66,28 +70,3 @@ _QUALITY = {"libx264": {"crf": "20", "preset": "veryfast"}, "mpeg4": {"qscale": 
 
 def _codec() -> str:
     return "libx264" if "libx264" in av.codecs_available else "mpeg4"
-
-
-def read_frame(path: Path | str, fraction: float = 0.5) -> UInt8[np.ndarray, "height width 3"]:
-    """Returns one RGB frame of a video: the first at or after a fraction of its length.
-
-    Args:
-        path: Video file.
-        fraction: Where to look, from 0 (first frame) to 1 (last frame).
-
-    Raises:
-        UserError: If the file is no video, or has no frame.
-    """
-    try:
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
-            target = fraction * (stream.frames - 1)
-            frame = None
-            for index, frame in enumerate(container.decode(stream)):
-                if index >= target:
-                    break
-    except (av.FFmpegError, IndexError) as error:
-        raise UserError(f"{path}: not a video that can be read ({error}); write it again") from error
-    if frame is None:
-        raise UserError(f"{path}: the video has no frames; write it again")
-    return frame.to_ndarray(format="rgb24")

@@ -14,8 +14,8 @@ from mtl_jax.tasks.targets import STRIDE, Targets, make_targets
 __all__ = [
     "STRIDE",
     "TASKS",
-    "TaskSpec",
     "Targets",
+    "TaskSpec",
     "batch_targets",
     "decode",
     "make_targets",

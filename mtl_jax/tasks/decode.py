@@ -23,7 +23,7 @@ def decode(outputs: dict[str, Float[Array, "height width _"]], capacity: int) ->
     Reference: Zhou et al., "Objects as Points", 2019 (arXiv:1904.07850), section 4.1.
     """
     scores = jax.nn.sigmoid(outputs["classification"].astype(jnp.float32))
-    height, width, num_classes = scores.shape
+    _, width, num_classes = scores.shape
     neighborhood = jax.lax.reduce_window(scores, -jnp.inf, jax.lax.max, (3, 3, 1), (1, 1, 1), "SAME")
     peaks = jnp.where(scores == neighborhood, scores, 0)
 

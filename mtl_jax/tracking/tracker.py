@@ -39,6 +39,7 @@ class TrackerState(NamedTuple):
         track_ids: Identity of the track in each row; 0 where the row is free.
         classes: Class index.
         motion: Belief about box and velocity.
+        boxes: Box in the last frame: the detection's, or the predicted one where there was none.
         embeddings: Moving average of the embeddings, of unit length.
         hits: Frames in which the track was seen.
         missed: Frames since it was last seen.
@@ -49,6 +50,7 @@ class TrackerState(NamedTuple):
     track_ids: Int[Array, " tracks"]
     classes: Int[Array, " tracks"]
     motion: kalman.KalmanState
+    boxes: Float[Array, "tracks 4"]
     embeddings: Float[Array, "tracks features"]
     hits: Int[Array, " tracks"]
     missed: Int[Array, " tracks"]
@@ -84,6 +86,7 @@ class Tracker:
             track_ids=nothing,
             classes=nothing,
             motion=kalman.start(jnp.zeros((rows, 4))),
+            boxes=jnp.zeros((rows, 4)),
             embeddings=jnp.zeros((rows, features)),
             hits=nothing,
             missed=nothing,
@@ -100,8 +103,8 @@ class Tracker:
             detections: Detections of the frame, in any order. Rows that are not finite are passed over.
 
         Returns:
-            The state, and the confirmed tracks that were seen in this frame, with the box, score and class of
-            their detection.
+            The state, and the confirmed tracks that were seen in this frame: with the box the Kalman filter
+            believes in after seeing the detection's, which is steadier, and the detection's score.
         """
         return _step(self.config, state, detections)
 
@@ -125,29 +128,24 @@ def make(config: TrackerConfig) -> Tracker:
     return Tracker(config)
 
 
-def _step(
-    config: TrackerConfig, state: TrackerState, detections: Detections
-) -> tuple[TrackerState, Tracks]:
+def _step(config: TrackerConfig, state: TrackerState, detections: Detections) -> tuple[TrackerState, Tracks]:
     detections = _finite(detections)
-    previous = state.motion
-    state = state._replace(motion=kalman.predict(previous), frame=state.frame + 1)
-    match = _match(config, state, previous, detections)
+    state = state._replace(motion=kalman.predict(state.motion), frame=state.frame + 1)
+    match = _match(config, state, detections)
     state = _follow(config, state, detections, match)
     state, match = _begin(config, state, detections, match)
     reported = (match >= 0) & (state.hits >= config.min_hits)
     tracks = Tracks(
-        boxes=detections.boxes[match],
+        boxes=kalman.to_boxes(state.motion),
         scores=detections.scores[match],
-        classes=detections.classes[match],
+        classes=state.classes,
         track_ids=state.track_ids,
         mask=reported,
     )
-    return state, jax.tree.map(lambda x: jnp.where(_rows(reported, x), x, 0), tracks)
+    return state, _only(reported, tracks)
 
 
-def _match(
-    config: TrackerConfig, state: TrackerState, previous: kalman.KalmanState, detections: Detections
-) -> Int[Array, " tracks"]:
+def _match(config: TrackerConfig, state: TrackerState, detections: Detections) -> Int[Array, " tracks"]:
     """Returns for each track the row of its detection, or -1."""
     alive = state.track_ids > 0
     confirmed = state.hits >= config.min_hits
@@ -157,17 +155,15 @@ def _match(
     if config.match_classes:
         compatible &= costs.same_class(state.classes, detections.classes)
 
-    def turn(match, tracks, candidates, similarity, least):
-        free = candidates & ~_taken(match, candidates.shape[0])
-        allowed = compatible & (tracks & (match < 0))[:, None] & free[None, :] & (least)
+    def turn(match, tracks, candidates, similarity, alike):
+        candidates = candidates & ~_taken(match, candidates.shape[0])
+        allowed = compatible & (tracks & (match < 0))[:, None] & candidates[None, :] & alike
         return jnp.maximum(match, assign(similarity, allowed))
 
     overlap = costs.overlap(kalman.to_boxes(state.motion), detections.boxes)
     motion = overlap
     if detections.displacement is not None:
-        displaced = costs.displaced_overlap(
-            kalman.to_boxes(previous), detections.boxes, detections.displacement
-        )
+        displaced = costs.displaced_overlap(state.boxes, detections.boxes, detections.displacement)
         motion = _mix(overlap, displaced, config.displacement_weight)
     similarity = motion
     if detections.embeddings is not None:
@@ -193,14 +189,17 @@ def _follow(
     missed = jnp.where(seen, 0, state.missed + 1)
     keep = seen | ((state.hits >= config.min_hits) & (missed <= config.max_lost))
     updated = state._replace(
-        classes=detections.classes[match], motion=kalman.update(state.motion, detections.boxes[match])
+        classes=detections.classes[match],
+        motion=kalman.update(state.motion, detections.boxes[match]),
+        boxes=detections.boxes[match],
     )
     if detections.embeddings is not None:
-        average = config.embedding_momentum * state.embeddings + (
-            1 - config.embedding_momentum
-        ) * detections.embeddings[match]
+        average = (
+            config.embedding_momentum * state.embeddings
+            + (1 - config.embedding_momentum) * detections.embeddings[match]
+        )
         updated = updated._replace(embeddings=_unit(average))
-    state = _where(seen, updated, state)
+    state = _where(seen, updated, state._replace(boxes=kalman.to_boxes(state.motion)))
     return state._replace(
         track_ids=jnp.where(keep, state.track_ids, 0), hits=state.hits + seen, missed=missed
     )
@@ -230,6 +229,7 @@ def _begin(
         track_ids=state.track_ids.at[places].set(ids, mode="drop"),
         classes=detections.classes[match],
         motion=kalman.start(detections.boxes[match]),
+        boxes=detections.boxes[match],
         embeddings=state.embeddings if detections.embeddings is None else detections.embeddings[match],
         hits=jnp.full(config.capacity, hits),
         missed=jnp.zeros_like(state.missed),
@@ -252,8 +252,7 @@ def _finite(detections: Detections) -> Detections:
         usable &= jnp.isfinite(detections.embeddings).all(axis=-1)
     if detections.displacement is not None:
         usable &= jnp.isfinite(detections.displacement).all(axis=-1)
-    cleared = jax.tree.map(lambda x: jnp.where(_rows(usable, x), x, 0), detections)
-    return cleared._replace(mask=usable)
+    return _only(usable, detections._replace(mask=usable))
 
 
 def _taken(match: Int[Array, " tracks"], rows: int) -> Bool[Array, " detections"]:
@@ -266,6 +265,11 @@ def _mix(a: Float[Array, "*n"], b: Float[Array, "*n"], share: float) -> Float[Ar
 
 def _unit(embeddings: Float[Array, "*n features"]) -> Float[Array, "*n features"]:
     return embeddings / jnp.maximum(jnp.linalg.norm(embeddings, axis=-1, keepdims=True), 1e-6)
+
+
+def _only(mask: Bool[Array, " n"], rows: Tracks | Detections) -> Tracks | Detections:
+    """Returns the rows with zeros, or false, where the mask is not true."""
+    return jax.tree.map(lambda x: jnp.where(_rows(mask, x), x, jnp.zeros_like(x)), rows)
 
 
 def _rows(mask: Bool[Array, " n"], like: Array) -> Array:

@@ -3,6 +3,7 @@
 A run keeps its last two checkpoints, so that a damaged one can be stepped over, and the best one:
 
     RUN/config.json             the configuration
+    RUN/classes.json            names of the classes
     RUN/checkpoints/last/STEP   state, data iterator, configuration
     RUN/checkpoints/best/STEP   the same, at the best validation score
 """
@@ -10,6 +11,7 @@ A run keeps its last two checkpoints, so that a damaged one can be stepped over,
 import errno
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,15 +104,14 @@ class Checkpoints:
         self._best.close()
 
 
-def write_config(workdir: Path, config: Config) -> None:
-    """Writes the run's configuration."""
+def write_description(workdir: Path, config: Config, class_names: Sequence[str]) -> None:
+    """Writes what a run is: its configuration and the names of its classes."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         (workdir / "config.json").write_text(config_lib.to_json(config))
+        (workdir / "classes.json").write_text(json.dumps(list(class_names)) + "\n")
     except OSError as error:
-        raise UserError(
-            f"{workdir}: cannot be written ({error.strerror}); choose another --workdir"
-        ) from error
+        raise UserError(f"{workdir}: cannot be written ({error.strerror}); choose another --workdir") from error
 
 
 def read_config(workdir: Path) -> Config:
@@ -120,16 +121,32 @@ def read_config(workdir: Path) -> Config:
         UserError: If this is not a run, or a key is unknown or a value of the wrong type.
     """
     path = workdir / "config.json"
+    return config_lib.from_json(_read(path), where=str(path))
+
+
+def read_classes(workdir: Path) -> list[str]:
+    """Reads the names of a run's classes; errors as `read_config`."""
+    path = workdir / "classes.json"
+    try:
+        return json.loads(_read(path))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}:{error.lineno}: not JSON ({error.msg}); restore the file") from error
+
+
+def _read(path: Path) -> str:
     if not path.is_file():
         raise UserError(f"{path}: not found; give the directory of a run, as was given to --workdir")
-    return config_lib.from_json(path.read_text(), where=str(path))
+    return path.read_text()
 
 
 def _manager(directory: Path, keep: int) -> ocp.CheckpointManager:
     options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False)
-    return ocp.CheckpointManager(
-        directory.absolute(), options=options, item_names=("state", "data", "config")
-    )
+    handlers = {
+        "state": ocp.StandardCheckpointHandler(),
+        "data": ocp.JsonCheckpointHandler(),
+        "config": ocp.JsonCheckpointHandler(),
+    }
+    return ocp.CheckpointManager(directory.absolute(), options=options, item_handlers=handlers)
 
 
 def _save(manager: ocp.CheckpointManager, state: TrainState, data: Any, config: Config) -> None:

@@ -20,7 +20,7 @@ from mtl_jax.models.pretrained import load_pretrained
 from mtl_jax.progress import Progress
 from mtl_jax.tasks import TASKS
 from mtl_jax.training import mesh as mesh_lib
-from mtl_jax.training.checkpoint import Checkpoints, write_config
+from mtl_jax.training.checkpoint import Checkpoints, write_description
 from mtl_jax.training.metrics import MetricWriter
 from mtl_jax.training.optimizer import learning_rate, make_optimizer
 from mtl_jax.training.step import Experiment, TrainState, init_state, make_diagnosis, make_step
@@ -48,8 +48,8 @@ def train(
 ) -> tuple[Experiment, TrainState]:
     """Trains, and leaves checkpoints, metrics and the configuration in `workdir`.
 
-    The order in each round is: step, metrics, evaluation, checkpoint. A run that is stopped at any time and resumed ends
-    with the same bits as one that was not.
+    The order in each round is: step, metrics, evaluation, checkpoint. A run that is stopped at any time and resumed
+    ends with the same bits as one that was not.
 
     Args:
         config: The experiment.
@@ -87,7 +87,7 @@ def train(
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    write_config(workdir, config)
+    write_description(workdir, config, dataset.class_names)
     if resume:
         state, data_state = checkpoints.restore(jax.tree.map(_abstract, state))
         batches.set_state(data_state)

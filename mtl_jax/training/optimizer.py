@@ -42,7 +42,7 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
     )
     return optax.partition(
         {"model": model, "weighting": optax.adam(config.weighting.learning_rate)},
-        lambda params: {name: jax.tree.map(lambda _: name, part) for name, part in params.items()},
+        lambda params: jax.tree_util.tree_map_with_path(lambda path, _: path[0].key, params),
     )
 
 

@@ -10,8 +10,8 @@ A scalarization is a pair of pure functions, in optax's spirit:
 `state` is carried from step to step. `weights` are the effective weights: how much the gradient of each raw loss counts
 in the gradient of the total. A total can be negative while every raw loss and every weight is positive; look at those.
 
-A task without labels in a batch is masked: it adds nothing to the total, its weight is reported as zero, and its learned
-parameters get no gradient, whatever its loss is, be it NaN.
+A task without labels in a batch is masked: it adds nothing to the total, its weight is reported as zero, and its
+learned parameters get no gradient, whatever its loss is, be it NaN.
 """
 
 from collections.abc import Callable, Sequence

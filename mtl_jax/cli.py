@@ -1,0 +1,282 @@
+"""The command line, `mtl-jax`: each command is a function whose arguments `tyro` reads.
+
+Heavy imports are inside the commands, so that `--help` is quick.
+"""
+
+import importlib.util
+import json
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from mtl_jax.config import Config, Split
+from mtl_jax.errors import UserError
+
+_USAGE = """\
+usage: mtl-jax COMMAND [ARGUMENTS]
+
+Multi-task learning for video object detection and tracking.
+
+commands:
+  quickstart      data, training under two weightings, evaluation and report, in minutes on a CPU
+  data prepare    make a data set of videos ready for training
+  data inspect    draw a sheet of its frames with boxes, classes and identities
+  train           train an experiment, or go on with one: train --resume RUN
+  evaluate        score a run, or any MOTChallenge result files
+  track           find and follow objects in a video
+
+`mtl-jax COMMAND --help` tells a command's arguments.
+"""
+
+Workdir = Annotated[Path, tyro.conf.arg(metavar="DIR")]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line and exits with 0, 2 (something given is wrong) or 130 (interrupted)."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        _dispatch(arguments)
+    except UserError as error:
+        _fail(str(error), 2)
+    except KeyboardInterrupt:
+        _fail("interrupted", 130)
+    except OSError as error:
+        import errno
+
+        if error.errno != errno.ENOSPC:
+            raise
+        _fail(f"{error.filename or 'the disk'}: no space left; make room and run the command again", 2)
+
+
+def _dispatch(arguments: list[str]) -> None:
+    commands: dict[str, Callable[[list[str]], None]] = {
+        "quickstart": lambda rest: _run(quickstart, rest, "mtl-jax quickstart"),
+        "data prepare": lambda rest: _run(data_prepare, rest, "mtl-jax data prepare"),
+        "data inspect": lambda rest: _run(data_inspect, rest, "mtl-jax data inspect"),
+        "train": _train,
+        "evaluate": lambda rest: _run(evaluate, rest, "mtl-jax evaluate"),
+        "track": lambda rest: _run(track, rest, "mtl-jax track"),
+    }
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_USAGE, end="")
+        return
+    if arguments[0] == "--version":
+        import mtl_jax
+
+        print(mtl_jax.__version__)
+        return
+    words = 2 if arguments[0] == "data" else 1
+    name = " ".join(arguments[:words])
+    if name not in commands:
+        raise UserError(f"{name}: no such command; choose from {', '.join(commands)}")
+    warnings.filterwarnings("ignore", module="orbax|tensorflow_datasets")
+    commands[name](arguments[words:])
+
+
+def _run(function: Callable[..., None], arguments: list[str], program: str) -> None:
+    tyro.cli(function, args=arguments, prog=program)
+
+
+def _fail(message: str, status: int) -> None:
+    print(f"mtl-jax: {message}", file=sys.stderr)
+    sys.exit(status)
+
+
+def quickstart(workdir: Workdir = Path("runs/quickstart"), seed: int = 0) -> None:
+    """Trains under fixed and learned weights on synthetic video, evaluates both, and writes a report.
+
+    Args:
+        workdir: Where everything goes.
+        seed: The one seed of everything random.
+    """
+    from mtl_jax.quickstart import run
+
+    run(workdir, seed)
+
+
+def data_prepare(
+    dataset: tyro.conf.Positional[str],
+    data_dir: Path = Path(Config().data.data_dir),
+    source: Path | None = None,
+    name: str | None = None,
+) -> None:
+    """Makes a data set ready for training.
+
+    Args:
+        dataset: `mot_challenge`, or `moving_objects/NAME` with NAME one of tiny, quickstart, standard, hard.
+        data_dir: Where prepared data sets lie.
+        source: For `mot_challenge`: a folder of sequences in MOTChallenge layout.
+        name: For `mot_challenge`: a name, to keep several apart; it is then `mot_challenge/NAME`.
+    """
+    from mtl_jax.data.datasets import prepare
+
+    if name is not None:
+        dataset = f"{dataset}/{name}"
+    prepared = prepare(dataset, data_dir, source=source)
+    frames = sum(sequence.length for sequence in prepared.sequences)
+    print(f"{dataset}: {len(prepared.sequences)} sequences, {frames} frames, in {data_dir}")
+
+
+def data_inspect(
+    dataset: tyro.conf.Positional[str],
+    data_dir: Path = Path(Config().data.data_dir),
+    output: Path = Path("sheet.png"),
+) -> None:
+    """Draws a sheet of frames with boxes, classes and identities.
+
+    Args:
+        dataset: A prepared data set.
+        data_dir: Where prepared data sets lie.
+        output: The picture.
+    """
+    from mtl_jax.data.inspect import contact_sheet
+
+    contact_sheet(dataset, data_dir, output)
+    print(output)
+
+
+def _train(arguments: list[str]) -> None:
+    """Reads `EXPERIMENT --workdir RUN [--key value]` or `--resume RUN`, and trains.
+
+    The experiment file gives the defaults of the configuration's options, so it is read first.
+    """
+    experiment = next((a for a in arguments[:1] if not a.startswith("-")), None)
+    defaults = load_experiment(Path(experiment)) if experiment else Config()
+
+    def train(
+        workdir: Path,
+        config: tyro.conf.OmitArgPrefixes[Config] = defaults,
+    ) -> None:
+        """Trains the experiment that a file describes; every field of its configuration is an option.
+
+        `mtl-jax train EXPERIMENT --workdir RUN [--any.config.field VALUE]`, or `mtl-jax train --resume RUN` to go on
+        where a stopped run was.
+
+        Args:
+            workdir: Directory of the run.
+            config: The configuration.
+        """
+        _train_and_report(config, workdir, resume=False)
+
+    if "--resume" in arguments:
+        tyro.cli(resume_run, args=arguments, prog="mtl-jax train")
+    elif experiment is None and not {"-h", "--help"} & set(arguments):
+        raise UserError(
+            "train: no experiment; give a file such as experiments/pets2009.py, or --resume RUN"
+        )
+    else:
+        tyro.cli(train, args=arguments[1:] if experiment else arguments, prog="mtl-jax train EXPERIMENT")
+
+
+def resume_run(resume: Path) -> None:
+    """Goes on with a run that was stopped, where it was, bit for bit.
+
+    Args:
+        resume: Directory of the run.
+    """
+    from mtl_jax.training.checkpoint import read_config
+
+    _train_and_report(read_config(resume), resume, resume=True)
+
+
+def _train_and_report(config: Config, workdir: Path, resume: bool) -> None:
+    from mtl_jax.evaluation.model import evaluate_state, summary
+    from mtl_jax.training.loop import Interrupted, train
+
+    def evaluate(experiment, state):  # type: ignore[no-untyped-def]
+        return summary(evaluate_state(experiment, state, "validation"))
+
+    try:
+        train(config, workdir, resume=resume, evaluate=evaluate)
+    except Interrupted as message:
+        _fail(str(message), 130)
+    print(f"{workdir}: trained; next: mtl-jax evaluate {workdir}")
+
+
+def evaluate(
+    run: Annotated[Path | None, tyro.conf.Positional] = None,
+    split: Split = "validation",
+    gt: Path | None = None,
+    results: Path | None = None,
+    output: Path | None = None,
+    json_only: Annotated[bool, tyro.conf.arg(name="json")] = False,
+) -> None:
+    """Scores a run on a split, or any MOTChallenge result files against ground truth.
+
+    Args:
+        run: Directory of a run.
+        split: What to score the run on.
+        gt: Ground truth in MOTChallenge layout, for result files.
+        results: Folder of result files, `SEQUENCE.txt`.
+        output: For a run: where result files, ground truth and scores go; RUN/evaluation/SPLIT by default.
+        json_only: Print one JSON object and nothing else.
+    """
+    if (run is None) == (gt is None) or (gt is None) != (results is None):
+        raise UserError("evaluate: give the directory of a run, or both --gt and --results")
+    from rich.console import Console
+
+    from mtl_jax.reporting import tables
+
+    if gt is not None:
+        from mtl_jax.evaluation.mot import evaluate_mot
+
+        scores = evaluate_mot(gt, results)
+        columns = ("HOTA", "DetA", "AssA", "MOTA", "IDF1", "IDSW")
+        rows = [{"sequence": n, **{c: s[c] for c in columns}} for n, s in scores["sequences"].items()]
+        rows.append({"sequence": "combined", **{c: scores["combined"][c] for c in columns}})
+    else:
+        from mtl_jax.evaluation.model import evaluate_run, summary
+
+        output = run / "evaluation" / split if output is None else output
+        scores = evaluate_run(run, split, output)
+        rows = [{"split": split, **summary(scores)}]
+    if json_only:
+        print(json.dumps(scores, indent=2))
+    else:
+        Console().print(tables.to_rich(rows))
+
+
+def track(run: tyro.conf.Positional[Path], source: Path, output: Path) -> None:
+    """Finds and follows objects in a video; writes MOTChallenge results and an annotated MP4.
+
+    Args:
+        run: Directory of a run.
+        source: A video file, or a folder of images.
+        output: Where the results go.
+    """
+    from mtl_jax.track import track_video
+
+    print(json.dumps(track_video(run, source, output), indent=2))
+
+
+def load_experiment(path: Path) -> Config:
+    """Returns the `config` that an experiment file defines.
+
+    Raises:
+        UserError: If the file is missing, does not run, or defines no `config`.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such experiment; give a Python file that defines `config`")
+    spec = importlib.util.spec_from_file_location("experiment", path)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except UserError:
+        raise
+    except Exception as error:
+        line = next((f":{f.lineno}" for f in _frames(error) if f.filename == str(path)), "")
+        raise UserError(f"{path}{line}: {type(error).__name__}: {error}") from error
+    config = getattr(module, "config", None)
+    if not isinstance(config, Config):
+        raise UserError(f"{path}: defines no `config` of type mtl_jax.config.Config")
+    return config
+
+
+def _frames(error: Exception) -> list:
+    import traceback
+
+    return list(reversed(traceback.extract_tb(error.__traceback__)))

@@ -1,0 +1,224 @@
+"""From stored frames to batches: the Grain pipeline for training, and whole videos in order for evaluation."""
+
+import os
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import cv2
+import grain
+import numpy as np
+
+from mtl_jax.config import DataConfig
+from mtl_jax.data import transforms
+from mtl_jax.data.datasets import Dataset, Segment, open_dataset, select
+from mtl_jax.data.records import Objects
+from mtl_jax.data.transforms import Affine, Clip
+from mtl_jax.data.video import decode_image
+from mtl_jax.errors import UserError
+from mtl_jax.structures import Batch
+
+_STRIDE = 32
+_READ_AHEAD = 4  # batches
+
+
+class EvaluationClip(NamedTuple):
+    """A video, or part of one, to evaluate on.
+
+    Attributes:
+        segment: Which part of which video, with its name, frame rate and size.
+        affine: From pixels of the video to pixels of the images; `affine.inverse().boxes(...)` leads back.
+        batches: The frames in order, with their objects, in batches of `[frames, ...]`; can be read once.
+    """
+
+    segment: Segment
+    affine: Affine
+    batches: Iterator[Batch]
+
+
+def training_pipeline(
+    config: DataConfig, seed: int, process_index: int = 0, process_count: int = 1
+) -> grain.DatasetIterator:
+    """Returns an endless iterator of training batches.
+
+    Every clip of T frames that the selected segments hold is seen once an epoch, in an order that is drawn
+    anew for each. The order, the gaps and the augmentation depend on the seed and the number of the clip
+    only: the same batches come out whatever the number of threads, workers or processes.
+
+    Args:
+        config: What to load.
+        seed: Seed of order and augmentation.
+        process_index: Which of the training processes this is.
+        process_count: Number of training processes. Each gets its own share of every batch.
+
+    Returns:
+        Iterator of `Batch` with NumPy arrays of `[batch_size / process_count, clip_length, ...]`.
+        `get_state()` returns a dict of plain numbers, from which `set_state()` continues bit for bit.
+
+    Raises:
+        UserError: The configuration does not fit the data.
+    """
+    _check(config)
+    if config.batch_size % process_count:
+        raise UserError(
+            f"data.batch_size is {config.batch_size}; expected a multiple of {process_count} processes"
+        )
+    dataset = _open(config)
+    loader = ClipLoader(dataset, select(dataset, config.train), config)
+    if len(loader) == 0:
+        raise UserError(f"data.train: no video has data.clip_length={config.clip_length} frames")
+    clips = grain.MapDataset.range(len(loader)).seed(seed).shuffle().repeat().random_map(loader)
+    # Sharing out comes last, so that a batch over all processes is the same whatever their number.
+    clips = clips.slice(slice(process_index, None, process_count))
+    batches = clips.batch(config.batch_size // process_count, drop_remainder=True)
+    if config.workers:
+        options = grain.MultiprocessingOptions(num_workers=config.workers, per_worker_buffer_size=_READ_AHEAD)
+        return iter(batches.to_iter_dataset(_read_options(threads=1)).mp_prefetch(options))
+    return iter(batches.to_iter_dataset(_read_options(os.cpu_count() or 1)))
+
+
+def evaluation_clips(config: DataConfig, names: tuple[str, ...], chunk: int = 32) -> Iterator[EvaluationClip]:
+    """Yields videos, whole and in order, letterboxed to the network's input.
+
+    Args:
+        config: What to load; `image_size`, `max_objects`, `min_visibility` and `boxes` count here.
+        names: Splits, sequences or parts of them, such as `config.validation`.
+        chunk: Frames in a batch; the last one of a video may be shorter.
+
+    Raises:
+        UserError: The configuration does not fit the data.
+    """
+    _check(config)
+    dataset = _open(config)
+    for segment in select(dataset, names):
+        source = segment.sequence
+        affine = transforms.letterbox((source.height, source.width), config.image_size)
+
+        def load(index: int, affine: Affine = affine) -> Batch:
+            record = dataset[index]
+            image = decode_image(record.image)
+            clip = transforms.place_clip(Clip(image[None], [record.objects]), affine, config.image_size)
+            return Batch(*(field[0] for field in _to_batch(clip, [0], config)))
+
+        frames = grain.MapDataset.range(segment.first, segment.first + segment.length).map(load)
+        batches = frames.batch(chunk).to_iter_dataset(_read_options(os.cpu_count() or 1))
+        yield EvaluationClip(segment, affine, iter(batches))
+
+
+class ClipLoader:
+    """Loads and augments training clips by number; a function of the number and the random generator alone."""
+
+    def __init__(self, dataset: Dataset, segments: list[Segment], config: DataConfig):
+        self._dataset = dataset
+        self._config = config
+        # A clip may start wherever its frames, one apart, still fit in.
+        starts = np.array([max(0, s.length - config.clip_length + 1) for s in segments], int)
+        self._segments = [s for s, count in zip(segments, starts, strict=True) if count]
+        self._ends = np.cumsum(starts[starts > 0])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def __call__(self, index: int, rng: np.random.Generator) -> Batch:
+        config = self._config
+        augment = config.augment
+        segment, start = self._locate(index)
+        gaps = self._draw_gaps(segment.length - start, rng)
+        clip = self._load(segment, start, gaps, config.image_size, rng)
+        if rng.random() < augment.mosaic:
+            corners = [(segment, start), *(self._locate(i) for i in rng.integers(len(self), size=3))]
+            height, width = config.image_size
+            size = (height // 2, width // 2)
+            mosaic = transforms.mosaic([self._load(*corner, gaps, size, rng) for corner in corners])
+            # Four clips may hold more objects than a batch has rows; then the one has to do.
+            if max(len(objects.classes) for objects in mosaic.objects) <= config.max_objects:
+                clip = mosaic
+        clip = transforms.cutout(clip, augment.cutout, rng)
+        jitter = transforms.color_jitter(augment, rng)
+        clip = clip._replace(images=np.stack([jitter(image) for image in clip.images]))
+        return _to_batch(clip, gaps, config)
+
+    def _locate(self, index: int) -> tuple[Segment, int]:
+        """Returns the segment of a clip, and the place of its first frame there."""
+        k = int(np.searchsorted(self._ends, index, side="right"))
+        return self._segments[k], int(index - (self._ends[k - 1] if k else 0))
+
+    def _draw_gaps(self, frames: int, rng: np.random.Generator) -> list[int]:
+        """Draws how far apart the frames of a clip are, so that they fit in as many frames."""
+        gaps = [0]
+        for left in reversed(range(self._config.clip_length - 1)):
+            room = frames - 1 - sum(gaps) - left
+            gaps.append(int(rng.integers(1, min(self._config.max_gap, room) + 1)))
+        return gaps
+
+    def _load(
+        self, segment: Segment, start: int, gaps: list[int], size: transforms.Size, rng: np.random.Generator
+    ) -> Clip:
+        """Loads a clip and draws it, augmented, in the given size."""
+        places = start + np.cumsum(gaps)
+        places -= max(
+            0, places[-1] - (segment.length - 1)
+        )  # gaps of another clip may be too wide: move it back
+        places = np.maximum(places, 0)
+        source = segment.sequence
+        affine = transforms.random_affine((source.height, source.width), size, self._config.augment, rng)
+        frames = [self._dataset[segment.first + int(place)] for place in places]
+        return Clip(
+            np.stack([transforms.warp(decode_image(frame.image), affine, size) for frame in frames]),
+            [transforms.move_objects(frame.objects, affine, size) for frame in frames],
+        )
+
+
+def _to_batch(clip: Clip, gaps: list[int], config: DataConfig) -> Batch:
+    """Pads and masks the objects of a clip."""
+    padded = [_pad_objects(objects, config) for objects in clip.objects]
+    columns = {name: np.stack([frame[name] for frame in padded]) for name in padded[0]}
+    return Batch(images=clip.images, gap=np.array(gaps, np.int32), **columns)
+
+
+def _pad_objects(objects: Objects, config: DataConfig) -> dict[str, np.ndarray]:
+    """Returns the labels of a frame in `max_objects` rows; what is hardly seen becomes an ignore region."""
+    boxes = objects.boxes if config.boxes == "amodal" else objects.visible_boxes
+    has_area = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)  # the visible part of a hidden object has none
+    objects, boxes = transforms.select_objects(objects, has_area), boxes[has_area]
+    ignore = objects.ignore | (objects.visibility < config.min_visibility)
+    rows = {
+        "boxes": boxes,
+        "classes": objects.classes,
+        "track_ids": objects.track_ids,
+        "velocity": objects.velocity,
+        "visibility": objects.visibility,
+        "mask": ~ignore,
+        "ignore": ignore,
+    }
+    count = len(boxes)
+
+    def pad(column: np.ndarray, value: int) -> np.ndarray:
+        padded = np.full((config.max_objects, *column.shape[1:]), value, column.dtype)
+        padded[:count] = column
+        return padded
+
+    return {name: pad(column, -1 if name == "track_ids" else 0) for name, column in rows.items()}
+
+
+def _open(config: DataConfig) -> Dataset:
+    dataset = open_dataset(config.dataset, config.data_dir)
+    if dataset.max_objects > config.max_objects:
+        raise UserError(
+            f"data.max_objects is {config.max_objects}, but {dataset.name} has frames with {dataset.max_objects} "
+            "objects and ignore regions; set it at least so high"
+        )
+    return dataset
+
+
+def _check(config: DataConfig) -> None:
+    for name in ("clip_length", "max_gap", "max_objects", "batch_size"):
+        if getattr(config, name) < 1:
+            raise UserError(f"data.{name} is {getattr(config, name)}; expected at least 1")
+    if any(side < 1 or side % _STRIDE for side in config.image_size):
+        raise UserError(f"data.image_size is {config.image_size}; expected multiples of {_STRIDE}")
+
+
+def _read_options(threads: int) -> grain.ReadOptions:
+    # Threads share the work between them; those of OpenCV would only fight with them.
+    cv2.setNumThreads(0)
+    return grain.ReadOptions(num_threads=min(threads, 16), prefetch_buffer_size=max(threads, _READ_AHEAD))

@@ -1,0 +1,206 @@
+"""Geometry and colour of clips: letterboxing, augmentation, and the objects that follow the pixels.
+
+Pure functions of NumPy arrays; what is random is drawn from the generator that is passed in. A clip is drawn
+for once and treated alike in all of its frames.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from mtl_jax.config import AugmentConfig
+from mtl_jax.data.records import Objects
+
+PADDING = (124, 116, 104)
+"""Colour beside the picture: the mean of ImageNet, which is zero to a pretrained backbone."""
+
+Image = UInt8[np.ndarray, "height width 3"]
+Size = tuple[int, int]  # height, width
+
+
+class Affine(NamedTuple):
+    """The map `x -> scale * x + offset` of pixel coordinates `(x, y)`; a negative scale mirrors.
+
+    Attributes:
+        scale: Scale along x and y.
+        offset: Shift along x and y, in pixels of the result.
+    """
+
+    scale: Float[np.ndarray, "2"]
+    offset: Float[np.ndarray, "2"]
+
+    def inverse(self) -> "Affine":
+        """Returns the map that leads back."""
+        return Affine(1 / self.scale, -self.offset / self.scale)
+
+    def boxes(self, boxes: Float[np.ndarray, "*n 4"]) -> Float[np.ndarray, "*n 4"]:
+        """Maps boxes; mirrored ones stay the right way round."""
+        corners = boxes.reshape(*boxes.shape[:-1], 2, 2) * self.scale + self.offset
+        low, high = corners.min(axis=-2), corners.max(axis=-2)
+        return np.concatenate([low, high], axis=-1).astype(boxes.dtype)
+
+    def vectors(self, vectors: Float[np.ndarray, "*n 2"]) -> Float[np.ndarray, "*n 2"]:
+        """Maps differences of positions, such as velocities."""
+        return (vectors * self.scale).astype(vectors.dtype)
+
+
+class Clip(NamedTuple):
+    """Frames of one size with their objects.
+
+    Attributes:
+        images: The frames.
+        objects: The objects of each frame.
+    """
+
+    images: UInt8[np.ndarray, "time height width 3"]
+    objects: list[Objects]
+
+
+def letterbox(source: Size, target: Size) -> Affine:
+    """Returns the map that fits a picture into another size: aspect ratio kept, padded at the right or below."""
+    scale = min(target[0] / source[0], target[1] / source[1])
+    return Affine(np.full(2, scale), np.zeros(2))
+
+
+def random_affine(source: Size, target: Size, config: AugmentConfig, rng: np.random.Generator) -> Affine:
+    """Returns a random variation of `letterbox`: scale, aspect ratio, crop, shift and mirroring.
+
+    Where the picture is enlarged, any part of it may be what is left; where it is reduced, it may come to lie
+    anywhere in the area that the letterboxed picture covers.
+    """
+    base = letterbox(source, target).scale
+    covered = base * (source[1], source[0])
+    zoom = np.exp(rng.uniform(*np.log(config.scale)))
+    stretch = np.exp(rng.uniform(-1, 1) * np.log1p(config.aspect) / 2)
+    scale = base * zoom * (stretch, 1 / stretch)
+    offset = (covered - scale * (source[1], source[0])) * rng.uniform(size=2)
+    offset = offset + rng.uniform(-1, 1, 2) * config.translate * covered
+    if rng.random() < config.flip:
+        scale, offset = scale * (-1, 1), np.array([covered[0] - offset[0], offset[1]])
+    return Affine(scale, offset)
+
+
+def warp(image: Image, affine: Affine, size: Size) -> Image:
+    """Draws an image under an affine map, without aliasing, on `PADDING`."""
+    shrink = int(1 / np.abs(affine.scale).max())
+    if shrink > 1:
+        height, width, _ = image.shape
+        small = (max(width // shrink, 1), max(height // shrink, 1))
+        image = cv2.resize(image, small, interpolation=cv2.INTER_AREA)
+        affine = Affine(affine.scale * (width / small[0], height / small[1]), affine.offset)
+    # OpenCV's coordinates are zero at the centre of the first pixel, ours at its corner.
+    matrix = np.column_stack([np.diag(affine.scale), affine.offset + 0.5 * affine.scale - 0.5])
+    if np.allclose(matrix, np.eye(2, 3)) and image.shape[:2] == size:
+        return image
+    return cv2.warpAffine(image, matrix, size[::-1], flags=cv2.INTER_LINEAR, borderValue=PADDING)
+
+
+def move_objects(objects: Objects, affine: Affine, size: Size) -> Objects:
+    """Maps the objects of a frame, and drops those that are now wholly outside.
+
+    Visibility becomes smaller by the fraction of the visible box that is cut off.
+    """
+    bounds = np.array([size[1], size[0]] * 2, np.float32)
+    boxes = affine.boxes(objects.boxes)
+    whole = affine.boxes(objects.visible_boxes)
+    visible = np.clip(whole, 0, bounds)
+    left = _areas(visible) / np.maximum(_areas(whole), 1e-6)
+    moved = objects._replace(
+        boxes=boxes,
+        visible_boxes=visible,
+        velocity=affine.vectors(objects.velocity),
+        visibility=objects.visibility * np.minimum(left, 1),
+    )
+    return select_objects(moved, _areas(np.clip(boxes, 0, bounds)) > 0)
+
+
+def select_objects(objects: Objects, keep: np.ndarray) -> Objects:
+    """Returns the objects picked by a mask or by indices."""
+    return Objects(*(column[keep] for column in objects))
+
+
+def place_clip(clip: Clip, affine: Affine, size: Size) -> Clip:
+    """Draws all frames of a clip, and their objects, under an affine map."""
+    images = np.stack([warp(image, affine, size) for image in clip.images])
+    return Clip(images, [move_objects(objects, affine, size) for objects in clip.objects])
+
+
+def mosaic(tiles: list[Clip]) -> Clip:
+    """Lays four clips of equal size and length out as top left, top right, bottom left and bottom right."""
+    _, height, width, _ = tiles[0].images.shape
+    rows = [np.concatenate([a.images, b.images], axis=2) for a, b in (tiles[:2], tiles[2:])]
+    frames = []
+    for t in range(len(tiles[0].objects)):
+        moved = []
+        for k, tile in enumerate(tiles):
+            shift = np.array([k % 2 * width, k // 2 * height] * 2, np.float32)
+            objects = tile.objects[t]
+            moved.append(
+                objects._replace(boxes=objects.boxes + shift, visible_boxes=objects.visible_boxes + shift)
+            )
+        frames.append(Objects(*(np.concatenate(columns) for columns in zip(*moved, strict=True))))
+    return Clip(np.concatenate(rows, axis=1), frames)
+
+
+def color_jitter(config: AugmentConfig, rng: np.random.Generator) -> Callable[[Image], Image]:
+    """Draws a change of brightness, contrast, saturation and hue; returns the function that applies it."""
+    brightness, contrast, saturation = (
+        1 + rng.uniform(-1, 1) * amount for amount in (config.brightness, config.contrast, config.saturation)
+    )
+    turn = round(rng.uniform(-1, 1) * config.hue * 256)
+    levels = np.arange(256)
+    tones = np.clip((levels * brightness - 128) * contrast + 128, 0, 255).round().astype(np.uint8)
+    hues = ((levels + turn) % 256).astype(np.uint8)
+    saturations = np.clip(levels * saturation, 0, 255).round().astype(np.uint8)
+    values = levels.astype(np.uint8)
+    hsv_table = np.stack([hues, saturations, values], axis=-1)[None]
+
+    def apply(image: Image) -> Image:
+        if brightness != 1 or contrast != 1:
+            image = cv2.LUT(image, tones)
+        if saturation != 1 or turn != 0:
+            hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
+            image = cv2.cvtColor(cv2.LUT(hsv, hsv_table), cv2.COLOR_HSV2RGB_FULL)
+        return image
+
+    return apply
+
+
+def cutout(clip: Clip, probability: float, rng: np.random.Generator) -> Clip:
+    """Hides objects partly behind patches that stay where they are in all frames of the clip.
+
+    A patch covers a third to two thirds of the width and height of an object's visible box in one of the
+    frames, at one of its edges or anywhere in it, and has one random colour. Visibility becomes smaller by
+    the fraction of the visible box that is covered.
+    """
+    images, frames = clip.images.copy(), list(clip.objects)
+    track_ids = np.unique(np.concatenate([f.track_ids[~f.ignore] for f in frames]))
+    for track_id in track_ids[track_ids >= 0]:
+        if rng.random() >= probability:
+            continue
+        seen = [f.visible_boxes[f.track_ids == track_id] for f in frames]
+        x0, y0, x1, y1 = rng.choice(np.concatenate(seen))
+        low = np.array([x0, y0])
+        size = np.array([x1 - x0, y1 - y0])
+        extent = size * rng.uniform(1 / 3, 2 / 3, 2)
+        corner = low + (size - extent) * rng.uniform(size=2)
+        patch = np.concatenate([corner, corner + extent]).round().astype(int)
+        images[:, patch[1] : patch[3], patch[0] : patch[2]] = rng.integers(256, size=3)
+        frames = [
+            f._replace(visibility=f.visibility * (1 - _covered(f.visible_boxes, patch))) for f in frames
+        ]
+    return Clip(images, frames)
+
+
+def _covered(boxes: Float[np.ndarray, "n 4"], patch: np.ndarray) -> Float[np.ndarray, "n"]:
+    """Returns the fraction of each box that a patch covers."""
+    low, high = np.maximum(boxes[:, :2], patch[:2]), np.minimum(boxes[:, 2:], patch[2:])
+    overlap = np.prod(np.maximum(high - low, 0), axis=-1)
+    return (overlap / np.maximum(_areas(boxes), 1e-6)).astype(np.float32)
+
+
+def _areas(boxes: Float[np.ndarray, "n 4"]) -> Float[np.ndarray, "n"]:
+    return np.prod(np.maximum(boxes[:, 2:] - boxes[:, :2], 0), axis=-1)

@@ -1,0 +1,1 @@
+"""Scores: official tracking and detection metrics, re-identification, motion."""

@@ -1,0 +1,1 @@
+"""Thin Linen modules: backbones, neck, heads, and the network that they make."""

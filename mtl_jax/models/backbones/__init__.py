@@ -1,0 +1,39 @@
+"""Backbones: networks from images to feature maps at strides 4, 8, 16 (and 32), chosen by name."""
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+
+from mtl_jax.errors import UserError
+from mtl_jax.models.backbones.efficientnet_lite import EfficientNetLite0
+from mtl_jax.models.backbones.resnet import ResNet
+from mtl_jax.models.backbones.tiny import Tiny
+from mtl_jax.models.layers import Norm
+
+BACKBONES = {
+    "tiny": Tiny,
+    "resnet18": functools.partial(ResNet, blocks=(2, 2, 2, 2)),
+    "resnet34": functools.partial(ResNet, blocks=(3, 4, 6, 3)),
+    "resnet50": functools.partial(ResNet, blocks=(3, 4, 6, 3), bottleneck=True),
+    "efficientnet_lite0": EfficientNetLite0,
+}
+
+
+def build_backbone(name: str, norm: Norm = "batch", dtype: Any = "float32") -> nn.Module:
+    """Returns the backbone of that name.
+
+    A backbone is called with `(images, previous_images, previous_heatmap, train)`; the previous frame and its heat
+    map may be None, and images are uint8 RGB, which it normalises in its own way.
+
+    Args:
+        name: A key of `BACKBONES`.
+        norm: Kind of normalisation; see `layers.normalization`.
+        dtype: Type of the activations.
+
+    Raises:
+        UserError: There is no backbone of that name.
+    """
+    if name not in BACKBONES:
+        raise UserError(f"model.backbone: no backbone is called {name!r}; there are {', '.join(BACKBONES)}")
+    return BACKBONES[name](norm=norm, dtype=dtype)

@@ -1,0 +1,48 @@
+"""Heads: from the shared feature map to what each task predicts at each of its cells."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from mtl_jax.models.layers import Conv
+
+PRIOR = 0.1
+"""Probability of an object's centre that the classification head starts from, in every cell."""
+
+
+class Heads(nn.Module):
+    """One head for each task: 3×3 convolution, ReLU, 1×1 convolution.
+
+    Attributes:
+        outputs: Output channels of each task.
+        channels: Channels of the hidden layer.
+        dtype: Type of the activations; results are float32.
+    """
+
+    outputs: Mapping[str, int]
+    channels: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, features: Float[Array, "batch height width inputs"]
+    ) -> dict[str, Float[Array, "batch height width _"]]:
+        """Returns the prediction of each task."""
+        return {task: self._head(task, channels, features) for task, channels in self.outputs.items()}
+
+    def _head(self, task: str, channels: int, x: Array) -> Array:
+        hidden = Conv(self.channels, (3, 3), dtype=self.dtype, name=f"{task}_hidden")(x)
+        init = {}
+        if task == "classification":
+            # Objects are rare: without the prior the loss of the many empty cells drowns the rest at first
+            # (Lin et al., "Focal Loss for Dense Object Detection", arXiv:1708.02002).
+            init = {
+                "kernel_init": nn.initializers.normal(0.01),
+                "bias_init": nn.initializers.constant(math.log(PRIOR / (1 - PRIOR))),
+            }
+        output = Conv(channels, (1, 1), dtype=self.dtype, name=f"{task}_output", **init)
+        return output(nn.relu(hidden)).astype(jnp.float32)

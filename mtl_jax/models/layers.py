@@ -1,0 +1,175 @@
+"""Building blocks that backbones, neck and heads share."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, UInt8
+
+from mtl_jax.models.convolution import convolution
+
+Norm = Literal["batch", "group", "frozen"]
+Padding = str | Sequence[tuple[int, int]]
+
+Conv = functools.partial(
+    nn.Conv, kernel_init=nn.initializers.he_normal(), conv_general_dilated=convolution
+)
+"""`flax.linen.Conv` in the form that is fast on the backend, initialised for a ReLU to follow."""
+
+PREVIOUS_IMAGE = "previous_image"
+PREVIOUS_HEATMAP = "previous_heatmap"
+"""Names of the layers through which a backbone sees the previous frame and its objects."""
+
+
+def normalization(
+    kind: Norm, train: bool, *, epsilon: float, dtype: Any, scale_init: Callable = nn.initializers.ones, name: str
+) -> nn.Module:
+    """Returns the layer that normalises a feature map; its parameters and statistics are float32.
+
+    Under `jax.jit` with a batch sharded over devices, "batch" normalises over the global batch: one device and many
+    compute the same.
+
+    Args:
+        kind: "batch": by the batch's statistics in training, by their running averages otherwise. "group": by the
+            statistics of eight neighbouring channels of each image. "frozen": by the stored averages, always.
+        train: True while training.
+        epsilon: Added to the variance.
+        dtype: Type of the result.
+        scale_init: Initialiser of the scale.
+        name: Name of the layer.
+    """
+    options = {"epsilon": epsilon, "dtype": dtype, "scale_init": scale_init, "name": name}
+    if kind == "group":
+        return nn.GroupNorm(num_groups=None, group_size=8, **options)
+    return nn.BatchNorm(use_running_average=kind == "frozen" or not train, momentum=0.9, **options)
+
+
+class ConvNorm(nn.Module):
+    """Convolution without bias, normalisation, activation.
+
+    Attributes:
+        features: Output channels.
+        kernel_size: Height and width of the kernel.
+        stride: Step along height and width.
+        padding: "SAME" (as TensorFlow pads), or (before, after) along height and width.
+        depthwise: Convolve each channel by itself; `features` must equal the input channels.
+        norm: Kind of normalisation; see `normalization`.
+        epsilon: Added to the variance.
+        activation: What follows; None: nothing.
+        scale_init: Initialiser of the normalisation's scale.
+        dtype: Type of the activations.
+    """
+
+    features: int
+    kernel_size: int = 3
+    stride: int = 1
+    padding: Padding = "SAME"
+    depthwise: bool = False
+    norm: Norm = "batch"
+    epsilon: float = 1e-5
+    activation: Callable[[Array], Array] | None = nn.relu
+    scale_init: Callable = nn.initializers.ones
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch height width inputs"], train: bool
+    ) -> Float[Array, "batch rows columns features"]:
+        x = Conv(
+            self.features,
+            (self.kernel_size, self.kernel_size),
+            self.stride,
+            self.padding,
+            feature_group_count=self.features if self.depthwise else 1,
+            use_bias=False,
+            dtype=self.dtype,
+            name="conv",
+        )(x)
+        x = normalization(
+            self.norm, train, epsilon=self.epsilon, dtype=self.dtype, scale_init=self.scale_init, name="norm"
+        )(x)
+        return x if self.activation is None else self.activation(x)
+
+
+class Stem(nn.Module):
+    """First layer of a backbone: a convolution over each frame, their sum, normalisation, activation.
+
+    The previous frame has weights of its own, so that weights pretrained on stills stay valid: with zeros there, the
+    layer is the one for a single frame.
+
+    Attributes:
+        features: Output channels.
+        kernel_size: Height and width of the kernel.
+        padding: "SAME" (as TensorFlow pads), or (before, after) along height and width.
+        norm: Kind of normalisation; see `normalization`.
+        epsilon: Added to the variance.
+        activation: What follows.
+        dtype: Type of the activations.
+
+    Reference: Zhou et al., "Tracking Objects as Points", ECCV 2020 (arXiv:2004.01177).
+    """
+
+    features: int
+    kernel_size: int = 3
+    padding: Padding = "SAME"
+    norm: Norm = "batch"
+    epsilon: float = 1e-5
+    activation: Callable[[Array], Array] = nn.relu
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        image: Float[Array, "batch height width 3"],
+        previous_image: Float[Array, "batch height width 3"] | None,
+        train: bool,
+    ) -> Float[Array, "batch rows columns features"]:
+        conv = functools.partial(
+            Conv,
+            self.features,
+            (self.kernel_size, self.kernel_size),
+            2,
+            self.padding,
+            use_bias=False,
+            dtype=self.dtype,
+        )
+        x = conv(name="conv")(image)
+        if previous_image is not None:
+            x += conv(name=PREVIOUS_IMAGE)(previous_image)
+        x = normalization(self.norm, train, epsilon=self.epsilon, dtype=self.dtype, name="norm")(x)
+        return self.activation(x)
+
+
+class HeatmapStem(nn.Module):
+    """Adds what was found in the previous frame, a heat map at stride 4, to a feature map of that stride.
+
+    Attributes:
+        dtype: Type of the activations.
+    """
+
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "batch height width channels"],
+        previous_heatmap: Float[Array, "batch height width 1"] | None,
+    ) -> Float[Array, "batch height width channels"]:
+        if previous_heatmap is None:
+            return x
+        conv = Conv(x.shape[-1], (3, 3), use_bias=False, dtype=self.dtype, name=PREVIOUS_HEATMAP)
+        return x + conv(previous_heatmap)
+
+
+def normalize_images(
+    images: UInt8[Array, "batch height width 3"] | None,
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+    dtype: Any,
+) -> Float[Array, "batch height width 3"] | None:
+    """Returns pixels less the mean, over the standard deviation, per colour; None for None."""
+    if images is None:
+        return None
+    return ((images.astype(jnp.float32) - jnp.array(mean)) / jnp.array(std)).astype(dtype)

@@ -1,0 +1,1 @@
+"""Necks: networks from a backbone's feature maps to the one that the heads see."""

@@ -1,0 +1,102 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mtl_jax.models.network import shared_mask
+from mtl_jax.training.loop import build_experiment
+from mtl_jax.training.step import forward, init_state, make_diagnosis, make_step
+
+from .conftest import random_batch, replace
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_config):
+    experiment = build_experiment(tiny_config, num_classes=2)
+    state = init_state(experiment)
+    step = jax.jit(make_step(experiment))
+    metrics = []
+    for seed in range(8):
+        state, row = step(state, random_batch(tiny_config, seed % 2))
+        metrics.append(jax.device_get(row))
+    return experiment, state, metrics
+
+
+def test_losses_fall_and_everything_is_reported(trained, tiny_config):
+    _, state, metrics = trained
+    for task in tiny_config.tasks:
+        assert np.isfinite([row[f"loss/{task}"] for row in metrics]).all()
+        assert metrics[-1][f"weight/{task}"] != metrics[0][f"weight/{task}"]
+    assert metrics[-1]["loss/classification"] < metrics[0]["loss/classification"]
+    assert metrics[-1]["loss/total"] < metrics[0]["loss/total"]
+    assert state.step == 8
+    assert {k for k in metrics[0] if k.startswith("norm/")} == {"norm/gradient", "norm/update", "norm/parameters"}
+
+
+def test_average_lags_behind_the_parameters(trained):
+    _, state, _ = trained
+    gap = jax.tree.map(lambda a, p: float(jnp.abs(a - p).max()), state.average["params"], state.params["model"])
+    assert 0 < max(jax.tree.leaves(gap)) < 1
+
+
+def test_diagnosis_equals_gradients_taken_one_by_one(trained, tiny_config):
+    experiment, state, _ = trained
+    batch = random_batch(tiny_config, 0)
+    is_shared = shared_mask(state.params["model"])
+    rows = jax.device_get(jax.jit(make_diagnosis(experiment, is_shared))(state, batch))
+    key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+
+    @jax.jit
+    def gradient(task):
+        def loss(params):
+            return forward(experiment, params, state.batch_stats, batch, key)[0][task]
+
+        grads = jax.grad(loss)(state.params["model"])
+        leaves = zip(jax.tree.leaves(grads), jax.tree.leaves(is_shared), strict=True)
+        return jnp.concatenate([g.ravel() for g, shared in leaves if shared])
+
+    gradients = np.stack([gradient(task) for task in range(4)])
+    norms = np.linalg.norm(gradients, axis=-1)
+    tasks = tiny_config.tasks
+    np.testing.assert_allclose([rows[f"gradient_norm/{t}"] for t in tasks], norms, rtol=1e-3)
+    cosine = gradients[0] @ gradients[2] / norms[0] / norms[2]
+    np.testing.assert_allclose(rows["gradient_cosine/box-motion"], cosine, atol=1e-4)
+
+
+def test_a_batch_without_objects_trains_only_the_background(tiny_config):
+    experiment = build_experiment(tiny_config, num_classes=2)
+    state = init_state(experiment)
+    batch = random_batch(tiny_config, 0)
+    empty = batch._replace(mask=np.zeros_like(batch.mask), track_ids=np.full_like(batch.track_ids, -1))
+    state, row = jax.jit(make_step(experiment))(state, empty)
+    assert np.isfinite(row["loss/total"])
+    assert [float(row[f"weight/{t}"]) for t in ("box", "motion", "identity")] == [0, 0, 0]
+    assert row["weight/classification"] > 0
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
+
+
+@pytest.mark.parametrize("inputs", ["frame", "pair"])
+def test_other_inputs_train(tiny_config, inputs):
+    config = replace(tiny_config, "model.inputs", inputs)
+    experiment = build_experiment(config, num_classes=2)
+    _, row = jax.jit(make_step(experiment))(init_state(experiment), random_batch(config, 0))
+    assert np.isfinite(row["loss/total"])
+
+
+def test_one_device_equals_eight(tmp_path):
+    """The same three steps on a mesh of one and of eight devices, each in a process of its own."""
+    script = Path(__file__).with_name("run_on_devices.py")
+    results = []
+    for devices in (1, 8):
+        output = tmp_path / f"{devices}.npz"
+        subprocess.run([sys.executable, str(script), str(devices), str(output)], check=True)
+        results.append(np.load(output))
+    one, eight = results
+    assert set(one.files) == set(eight.files)
+    for name in one.files:
+        # Sums over the batch are taken in another order; Adam divides by small numbers.
+        np.testing.assert_allclose(one[name], eight[name], rtol=2e-3, atol=2e-4, err_msg=name)
