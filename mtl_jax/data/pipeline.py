@@ -119,16 +119,21 @@ class ClipLoader:
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def __call__(self, index: int, rng: np.random.Generator) -> Batch:
+        """Returns clip number `index`, augmented."""
         config = self._config
         augment = config.augment
         segment, start = self._locate(index)
         gaps = self._draw_gaps(segment.length - start, rng)
         clip = self._load(segment, start, gaps, config.image_size, rng)
         if rng.random() < augment.mosaic:
-            corners = [(segment, start), *(self._locate(i) for i in rng.integers(len(self), size=3))]
+            others = (self._locate(i) for i in rng.integers(len(self), size=3))
+            # Where the gaps are too wide for another clip's video, this one takes its place.
+            corners = [(s, k) if s.length > sum(gaps) else (segment, start) for s, k in others]
             height, width = config.image_size
             size = (height // 2, width // 2)
-            mosaic = transforms.mosaic([self._load(*corner, gaps, size, rng) for corner in corners])
+            mosaic = transforms.mosaic(
+                [self._load(*corner, gaps, size, rng) for corner in [(segment, start), *corners]]
+            )
             # Four clips may hold more objects than a batch has rows; then the one has to do.
             if max(len(objects.classes) for objects in mosaic.objects) <= config.max_objects:
                 clip = mosaic

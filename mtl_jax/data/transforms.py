@@ -129,19 +129,26 @@ def place_clip(clip: Clip, affine: Affine, size: Size) -> Clip:
 
 
 def mosaic(tiles: list[Clip]) -> Clip:
-    """Lays four clips of equal size and length out as top left, top right, bottom left and bottom right."""
+    """Lays four clips of equal size and length out as top left, top right, bottom left and bottom right.
+
+    Who is in an earlier tile already has no identity in a later one, so that nobody is in two places at once.
+    """
     _, height, width, _ = tiles[0].images.shape
     rows = [np.concatenate([a.images, b.images], axis=2) for a, b in (tiles[:2], tiles[2:])]
-    frames = []
-    for t in range(len(tiles[0].objects)):
-        moved = []
-        for k, tile in enumerate(tiles):
-            shift = np.array([k % 2 * width, k // 2 * height] * 2, np.float32)
-            objects = tile.objects[t]
-            moved.append(
-                objects._replace(boxes=objects.boxes + shift, visible_boxes=objects.visible_boxes + shift)
+    moved: list[list[Objects]] = [[] for _ in tiles[0].objects]
+    taken = np.array([], np.int32)
+    for k, tile in enumerate(tiles):
+        shift = np.array([k % 2 * width, k // 2 * height] * 2, np.float32)
+        for frame, objects in zip(moved, tile.objects, strict=True):
+            frame.append(
+                objects._replace(
+                    boxes=objects.boxes + shift,
+                    visible_boxes=objects.visible_boxes + shift,
+                    track_ids=np.where(np.isin(objects.track_ids, taken), -1, objects.track_ids),
+                )
             )
-        frames.append(Objects(*(np.concatenate(columns) for columns in zip(*moved, strict=True))))
+        taken = np.concatenate([taken, *(objects.track_ids for objects in tile.objects)])
+    frames = [Objects(*(np.concatenate(columns) for columns in zip(*frame, strict=True))) for frame in moved]
     return Clip(np.concatenate(rows, axis=1), frames)
 
 

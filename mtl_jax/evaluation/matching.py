@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.optimize import linear_sum_assignment
@@ -52,7 +53,8 @@ def match(labels: Labels, detections: Detections, min_iou: float = 0.5) -> Pairs
         detections: Detections of the same frames.
         min_iou: Least overlap of a pair. Classes play no part.
     """
-    overlap = np.asarray(box_lib.iou(labels.boxes[:, :, None], np.asarray(detections.boxes)[:, None]))
+    objects, found = jnp.asarray(labels.boxes), jnp.asarray(detections.boxes)
+    overlap = np.asarray(box_lib.iou(objects[:, :, None], found[:, None]))
     allowed = (
         np.asarray(labels.mask)[:, :, None] & np.asarray(detections.mask)[:, None] & (overlap >= min_iou)
     )

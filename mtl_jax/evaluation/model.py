@@ -12,7 +12,7 @@ import numpy as np
 from mtl_jax.config import Split
 from mtl_jax.data.datasets import open_dataset
 from mtl_jax.data.mot_format import write_results
-from mtl_jax.data.pipeline import EvaluationVideo, evaluation_clips
+from mtl_jax.data.pipeline import EvaluationClip, evaluation_clips
 from mtl_jax.data.transforms import Affine
 from mtl_jax.evaluation.coco import evaluate_detections
 from mtl_jax.evaluation.matching import Labels, match
@@ -20,11 +20,14 @@ from mtl_jax.evaluation.mot import evaluate_mot
 from mtl_jax.evaluation.motion import evaluate_motion
 from mtl_jax.evaluation.reid import evaluate_embeddings
 from mtl_jax.inference import FrameResult, Predictor, Timing, average_variables, load_run, to_mot_rows
-from mtl_jax.progress import Progress
+from mtl_jax.reporting.progress import Progress
 from mtl_jax.structures import Batch
 from mtl_jax.training.step import Experiment, TrainState
 
-_OBJECT, _DISTRACTOR = 1, 8  # MOT17's classes; what a tracker reports on a distractor is neither right nor wrong
+_OBJECT, _DISTRACTOR = (
+    1,
+    8,
+)  # MOT17's classes; what a tracker reports on a distractor is neither right nor wrong
 _SAMPLES = 4000  # embeddings that are compared with each other; more are thinned out evenly
 
 
@@ -70,7 +73,9 @@ def evaluate_state(
 
     detections = _concatenate([result.detections for found in results for result in found])
     truth = Labels(*(np.concatenate(column) for column in zip(*labels, strict=True)))
-    pairs = match(truth, detections._replace(mask=detections.mask & (detections.scores >= config.tracker.high_score)))
+    pairs = match(
+        truth, detections._replace(mask=detections.mask & (detections.scores >= config.tracker.high_score))
+    )
     scores: dict[str, Any] = {
         "detection": evaluate_detections(truth, detections, class_names),
         "tracking": evaluate_mot(output / "gt", output / "results"),
@@ -102,7 +107,7 @@ def summary(scores: dict[str, Any]) -> dict[str, float]:
 
 
 def _follow(
-    predictor: Predictor, video: EvaluationVideo, timing: Timing, progress: Progress
+    predictor: Predictor, video: EvaluationClip, timing: Timing, progress: Progress
 ) -> tuple[Labels, list[FrameResult]]:
     """Returns labels and results of a video, both in its own pixels."""
     back = video.affine.inverse()
@@ -127,12 +132,13 @@ def _to_video(result: FrameResult, back: Affine) -> FrameResult:
     found = found._replace(boxes=back.boxes(np.asarray(found.boxes)))
     if found.displacement is not None:
         found = found._replace(
-            displacement=back.vectors(np.asarray(found.displacement)), velocity=back.vectors(np.asarray(found.velocity))
+            displacement=back.vectors(np.asarray(found.displacement)),
+            velocity=back.vectors(np.asarray(found.velocity)),
         )
     return FrameResult(found, tracks._replace(boxes=back.boxes(np.asarray(tracks.boxes))))
 
 
-def _write_files(output: Path, video: EvaluationVideo, labels: Labels, results: Sequence[FrameResult]) -> None:
+def _write_files(output: Path, video: EvaluationClip, labels: Labels, results: Sequence[FrameResult]) -> None:
     segment, source = video.segment, video.segment.sequence
     folder = output / "gt" / segment.name
     (folder / "gt").mkdir(parents=True, exist_ok=True)
@@ -149,7 +155,9 @@ def _write_files(output: Path, video: EvaluationVideo, labels: Labels, results: 
         else:
             lines.append(f"{frame + 1},-1,{place},0,{_DISTRACTOR},1\n")
     (folder / "gt" / "gt.txt").write_text("".join(lines))
-    write_results(output / "results" / f"{segment.name}.txt", to_mot_rows([result.tracks for result in results]))
+    write_results(
+        output / "results" / f"{segment.name}.txt", to_mot_rows([result.tracks for result in results])
+    )
 
 
 def _concatenate(rows: Sequence[Any]) -> Any:

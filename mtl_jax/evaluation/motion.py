@@ -1,5 +1,6 @@
 """How far predicted motion is from the objects' own."""
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
@@ -38,7 +39,7 @@ def _displacement(
     labels: Labels,
 ) -> tuple[Float[np.ndarray, "frames objects 2"], Bool[np.ndarray, "frames objects"]]:
     """Returns the way from each object's centre to its centre in the frame before, and where there is one."""
-    centers = np.asarray(box_lib.centers(labels.boxes))
+    centers = np.asarray(box_lib.centers(jnp.asarray(labels.boxes)))
     ids = np.where(labels.mask, labels.track_ids, -1)
     same = (ids[1:, :, None] == ids[:-1, None, :]) & (ids[1:, :, None] >= 0)
     before = np.take_along_axis(centers[:-1], same.argmax(axis=2)[..., None], axis=1)

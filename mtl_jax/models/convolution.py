@@ -87,7 +87,10 @@ def _depthwise_backward(strides, residuals, gradient):
         (window * gradient).astype(jnp.float32) for window in _windows(inputs, kernel.shape[:2], strides)
     ]
     sums = lax.reduce(
-        products, [jnp.float32(0)] * len(products), lambda a, b: [x + y for x, y in zip(a, b, strict=True)], (1, 2)
+        products,
+        [jnp.float32(0)] * len(products),
+        lambda a, b: [x + y for x, y in zip(a, b, strict=True)],
+        (1, 2),
     )
     kernel_gradient = jnp.stack([jnp.sum(s, axis=0) for s in sums])
     return (*inputs_vjp(gradient), kernel_gradient.reshape(kernel.shape).astype(kernel.dtype))

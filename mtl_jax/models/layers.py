@@ -13,9 +13,7 @@ from mtl_jax.models.convolution import convolution
 Norm = Literal["batch", "group", "frozen"]
 Padding = str | Sequence[tuple[int, int]]
 
-Conv = functools.partial(
-    nn.Conv, kernel_init=nn.initializers.he_normal(), conv_general_dilated=convolution
-)
+Conv = functools.partial(nn.Conv, kernel_init=nn.initializers.he_normal(), conv_general_dilated=convolution)
 """`flax.linen.Conv` in the form that is fast on the backend, initialised for a ReLU to follow."""
 
 PREVIOUS_IMAGE = "previous_image"
@@ -24,7 +22,13 @@ PREVIOUS_HEATMAP = "previous_heatmap"
 
 
 def normalization(
-    kind: Norm, train: bool, *, epsilon: float, dtype: Any, scale_init: Callable = nn.initializers.ones, name: str
+    kind: Norm,
+    train: bool,
+    *,
+    epsilon: float,
+    dtype: Any,
+    scale_init: Callable = nn.initializers.ones,
+    name: str,
 ) -> nn.Module:
     """Returns the layer that normalises a feature map; its parameters and statistics are float32.
 

@@ -79,7 +79,9 @@ class MultiTaskNetwork(nn.Module):
             raise ValueError(f"inputs {self.inputs!r}: previous image and heat map given or not: {given}")
         height, width = images.shape[1:3]
         if height % 32 or width % 32:
-            raise UserError(f"data.image_size: ({height}, {width}) is not divisible by 32 in both; choose one that is")
+            raise UserError(
+                f"data.image_size: ({height}, {width}) is not divisible by 32 in both; choose one that is"
+            )
         return self.neck(self.backbone(images, previous_images, previous_heatmap, train), train)
 
     def predict(

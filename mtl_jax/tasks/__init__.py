@@ -19,7 +19,6 @@ __all__ = [
     "batch_targets",
     "decode",
     "make_targets",
-    "output_channels",
 ]
 
 
@@ -41,12 +40,6 @@ TASKS: dict[str, TaskSpec] = {
     "motion": TaskSpec(motion.loss, "regression"),
     "identity": TaskSpec(identity.loss, "classification"),
 }
-
-
-def output_channels(tasks: tuple[str, ...], num_classes: int, embedding_dim: int) -> dict[str, int]:
-    """Returns the number of output channels of each task's head."""
-    channels = {"box": 4, "classification": num_classes, "motion": 4, "identity": embedding_dim}
-    return {task: channels[task] for task in tasks}
 
 
 def batch_targets(batch: Batch, num_classes: int) -> Targets:

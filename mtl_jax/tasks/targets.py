@@ -14,9 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from mtl_jax import boxes as box_ops
-
-STRIDE = 4
-"""Pixels of the input per cell of the feature map on which the heads work."""
+from mtl_jax.models.network import STRIDE
 
 _SPREAD = 0.54 / 6  # standard deviation of the Gaussian, relative to the box: TTFNet's alpha, box = 6 sigma
 _REGION = 0.1  # cells whose Gaussian is below this take no part in regression

@@ -16,8 +16,7 @@ from mtl_jax.data import pipeline
 from mtl_jax.data.datasets import open_dataset
 from mtl_jax.errors import UserError
 from mtl_jax.models.network import build_network, shared_mask
-from mtl_jax.models.pretrained import load_pretrained
-from mtl_jax.progress import Progress
+from mtl_jax.reporting.progress import Progress
 from mtl_jax.tasks import TASKS
 from mtl_jax.training import mesh as mesh_lib
 from mtl_jax.training.checkpoint import Checkpoints, write_description
@@ -78,6 +77,8 @@ def train(
     if config.model.pretrained and not resume:
 
         def load(variables: Any) -> Any:
+            from mtl_jax.models.pretrained import load_pretrained
+
             return load_pretrained(variables, config.model.backbone)
 
     state = jax.device_put(init_state(experiment, load), mesh_lib.replicated(mesh))

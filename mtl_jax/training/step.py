@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mtl_jax import weighting
 from mtl_jax.config import Config, ModelConfig
+from mtl_jax.models.network import initialize
 from mtl_jax.structures import Batch
 from mtl_jax.tasks import STRIDE, TASKS, batch_targets
 from mtl_jax.tasks.targets import perturb_objects, render_heatmap
@@ -70,10 +71,7 @@ def init_state(experiment: Experiment, load: Callable[[Any], Any] | None = None)
     """
     config = experiment.config
     init_key, run_key = jax.random.split(jax.random.key(config.training.seed))
-    height, width = config.data.image_size
-    image = jnp.zeros((1, height, width, 3), jnp.uint8)
-    inputs = network_inputs(config.model, image, image, jnp.zeros((1, height // STRIDE, width // STRIDE, 1)))
-    variables = jax.jit(lambda key: experiment.network.init(key, **inputs, train=False))(init_key)
+    variables = initialize(experiment.network, init_key)
     if load is not None:
         variables = load(variables)
     weights, weighting_state = experiment.scheme.init(len(config.tasks))

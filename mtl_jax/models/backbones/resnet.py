@@ -54,7 +54,12 @@ class ResNet(nn.Module):
             for i in range(count):
                 stride = 2 if stage > 0 and i == 0 else 1
                 block = ResidualBlock(
-                    64 * 2**stage, stride, self.bottleneck, self.norm, self.dtype, name=f"layer{stage + 1}_{i}"
+                    64 * 2**stage,
+                    stride,
+                    self.bottleneck,
+                    self.norm,
+                    self.dtype,
+                    name=f"layer{stage + 1}_{i}",
                 )
                 x = block(x, train)
             features.append(x)

@@ -33,7 +33,8 @@ class FPN(nn.Module):
     ) -> Float[Array, "batch height width channels"]:
         """Returns the feature map at the stride of the first of `features`; each is half the size of the one before."""
         finest, *coarser = (
-            Conv(self.channels, (1, 1), dtype=self.dtype, name=f"lateral{i}")(x) for i, x in enumerate(features)
+            Conv(self.channels, (1, 1), dtype=self.dtype, name=f"lateral{i}")(x)
+            for i, x in enumerate(features)
         )
         total = coarser.pop()
         for x in reversed(coarser):
