@@ -4,6 +4,7 @@ import contextlib
 import errno
 import io
 import logging
+import os
 import re
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -125,10 +126,13 @@ def prepare(dataset: str, data_dir: str | Path, source: str | Path | None = None
             builder.download_and_prepare(
                 download_dir=downloads, download_config=tfds.download.DownloadConfig(manual_dir=source)
             )
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except (OSError, RuntimeError) as error:
+        # ArrayRecord's writer has the operating system's message in a RuntimeError.
+        if any(os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT)):
             raise UserError(f"{data_dir}: the disk is full; make room, or give another --data-dir") from error
-        raise UserError(f"{error.filename or data_dir}: {error.strerror or error}") from error
+        if isinstance(error, OSError):
+            raise UserError(f"{error.filename or data_dir}: {error.strerror or error}") from error
+        raise
     return Dataset(path)
 
 

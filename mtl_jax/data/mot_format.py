@@ -15,12 +15,14 @@ import os
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from mtl_jax.errors import UserError
+
+_Number = TypeVar("_Number", int, float)
 
 NUM_CLASSES = 13
 """MOTChallenge classes are numbered from 1 to 13; 1 is the pedestrian."""
@@ -100,7 +102,7 @@ def read_seqinfo(path: str | os.PathLike) -> SequenceInfo:
         raise UserError(f"{path}:1: section [Sequence] is missing")
     section = parser["Sequence"]
 
-    def number(key: str, convert: Callable) -> float:
+    def number(key: str, convert: Callable[[str], _Number]) -> _Number:
         found = section.get(key)
         if found is None:
             raise UserError(f"{path}: key {key} is missing from [Sequence]")

@@ -31,7 +31,7 @@ class SceneConfig:
     """Number of shapes, from the first of `sprites.CLASSES`."""
     objects: tuple[int, int] = (3, 6)
     """Fewest and most objects that come by within 30 frames."""
-    size: tuple[float, float] = (16, 38)
+    size: tuple[float, float] = (16.0, 38.0)
     """Smallest and largest size."""
     speed: float = 3.0
     """Largest speed."""
@@ -65,7 +65,7 @@ PRESETS: dict[str, SceneConfig] = {
         width=64,
         num_classes=3,
         objects=(2, 4),
-        size=(12, 24),
+        size=(12.0, 24.0),
         speed=2.0,
         pan=0.5,
         train=(4, 12),
@@ -77,8 +77,8 @@ PRESETS: dict[str, SceneConfig] = {
         height=192,
         width=256,
         num_classes=6,
-        objects=(6, 12),
-        size=(16, 64),
+        objects=(5, 10),
+        size=(16.0, 64.0),
         speed=5.0,
         pan=2.0,
         noise=0.025,
@@ -91,8 +91,8 @@ PRESETS: dict[str, SceneConfig] = {
         height=256,
         width=320,
         num_classes=8,
-        objects=(12, 20),
-        size=(14, 110),
+        objects=(8, 12),
+        size=(14.0, 110.0),
         speed=9.0,
         turn=0.12,
         acceleration=0.06,

@@ -201,7 +201,7 @@ def make_diagnosis(experiment: Experiment, is_shared: Any) -> Callable[[TrainSta
             losses, (labelled, _) = forward(experiment, merged, state.batch_stats, batch, _step_key(state))
             return jnp.where(labelled, losses, 0)
 
-        _, grads = weighting.per_task_value_and_grad(losses_of, mode="scan")(shared)
+        _, grads = weighting.per_task_value_and_grad(losses_of, mode="vmap")(shared)
         norms, cosines = weighting.norms_and_cosines(weighting.gramian(grads))
         metrics = {f"gradient_norm/{task}": norms[i] for i, task in enumerate(tasks)}
         for i, first in enumerate(tasks):
