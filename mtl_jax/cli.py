@@ -149,7 +149,7 @@ def _train(arguments: list[str]) -> None:
 
     def train(
         workdir: Path,
-        config: tyro.conf.OmitArgPrefixes[Config] = defaults,
+        config: Annotated[Config, tyro.conf.arg(name="")] = defaults,
     ) -> None:
         """Trains the experiment that a file describes; every field of its configuration is an option.
 
@@ -188,7 +188,7 @@ def _train_and_report(config: Config, workdir: Path, resume: bool) -> None:
     from mtl_jax.training.loop import Interrupted, train
 
     def evaluate(experiment, state):  # type: ignore[no-untyped-def]
-        return summary(evaluate_state(experiment, state, "validation"))
+        return summary(evaluate_state(experiment, state, "validation", workdir / "evaluation" / "validation"))
 
     try:
         train(config, workdir, resume=resume, evaluate=evaluate)
@@ -217,27 +217,28 @@ def evaluate(
     """
     if (run is None) == (gt is None) or (gt is None) != (results is None):
         raise UserError("evaluate: give the directory of a run, or both --gt and --results")
-    from rich.console import Console
-
     from mtl_jax.reporting import tables
 
     if gt is not None:
         from mtl_jax.evaluation.mot import evaluate_mot
 
         scores = evaluate_mot(gt, results)
-        columns = ("HOTA", "DetA", "AssA", "MOTA", "IDF1", "IDSW")
-        rows = [{"sequence": n, **{c: s[c] for c in columns}} for n, s in scores["sequences"].items()]
-        rows.append({"sequence": "combined", **{c: scores["combined"][c] for c in columns}})
+        rows = [{"sequence": name, **row} for name, row in scores["sequences"].items()]
+        rows.append({"sequence": "combined", **scores["combined"]})
+        names = ("HOTA", "DetA", "AssA", "MOTA", "IDF1", "IDSW")
+        columns = [tables.Column("sequence", "sequence")]
+        # The rows are not rivals, so none is the best.
+        columns += [tables.Column(name, name, "d" if name == "IDSW" else ".1f", best=None) for name in names]
     else:
-        from mtl_jax.evaluation.model import evaluate_run, summary
+        from mtl_jax.evaluation.model import evaluate_state, summary
+        from mtl_jax.inference import load_run
 
-        output = run / "evaluation" / split if output is None else output
-        scores = evaluate_run(run, split, output)
-        rows = [{"split": split, **summary(scores)}]
+        scores = evaluate_state(*load_run(run), split, output or run / "evaluation" / split)
+        rows, columns = [{"split": split, **summary(scores)}], None
     if json_only:
         print(json.dumps(scores, indent=2))
     else:
-        Console().print(tables.to_rich(rows))
+        tables.print_table(rows, columns)
 
 
 def track(run: tyro.conf.Positional[Path], source: Path, output: Path) -> None:
@@ -280,3 +281,7 @@ def _frames(error: Exception) -> list:
     import traceback
 
     return list(reversed(traceback.extract_tb(error.__traceback__)))
+
+
+if __name__ == "__main__":
+    main()

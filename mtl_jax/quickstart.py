@@ -5,7 +5,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 
 from mtl_jax.config import (
     AugmentConfig,
@@ -16,10 +15,12 @@ from mtl_jax.config import (
     TrainingConfig,
     WeightingConfig,
 )
-from mtl_jax.data.datasets import prepare
+from mtl_jax.data.datasets import open_dataset, prepare
+from mtl_jax.data.video import decode_image
 from mtl_jax.errors import UserError
-from mtl_jax.evaluation.model import evaluate_state, summary
+from mtl_jax.evaluation.model import VideoResult, follow_split, score, summary
 from mtl_jax.reporting import tables
+from mtl_jax.reporting.overlay import FrameTracks, annotate_video
 from mtl_jax.reporting.report import write_report
 from mtl_jax.training.loop import train
 from mtl_jax.training.metrics import read_metrics
@@ -84,7 +85,7 @@ def run(workdir: Path, seed: int = 0) -> list[dict]:
         ],
         command="mtl-jax quickstart",
     )
-    Console().print(tables.to_rich(rows))
+    tables.print_table(rows)
     print(f"{workdir / 'report.md'}: report, plots, videos; {time.perf_counter() - begin:.0f} s in all")
     return rows
 
@@ -93,7 +94,9 @@ def _run_one(name: str, config: Config, workdir: Path) -> dict:
     begin = time.perf_counter()
     experiment, state = train(config, workdir)
     seconds = time.perf_counter() - begin
-    scores = evaluate_state(experiment, state, "test", output=workdir / "evaluation", video=True)
+    videos, _ = follow_split(experiment, state, "test")
+    scores = score(experiment, videos, workdir / "evaluation")
+    _annotate(videos[0], config, workdir / "evaluation" / "tracks.mp4")
     metrics = [row for row in read_metrics(workdir) if "loss/total" in row]
     tail = metrics[-max(len(metrics) // 10, 1) :]
     row = {"weighting": name}
@@ -101,3 +104,16 @@ def _run_one(name: str, config: Config, workdir: Path) -> dict:
     row |= {f"loss/{task}": float(np.mean([r[f"loss/{task}"] for r in tail])) for task in config.tasks}
     row |= {f"weight/{task}": metrics[-1][f"weight/{task}"] for task in config.tasks}
     return row | {"seconds": seconds}
+
+
+def _annotate(video: VideoResult, config: Config, path: Path) -> None:
+    dataset = open_dataset(config.data.dataset, config.data.data_dir)
+    segment = video.segment
+    tracks = [frame.tracks for frame in video.frames]
+    annotate_video(
+        (decode_image(dataset[segment.first + i].image) for i in range(segment.length)),
+        [FrameTracks(t.boxes[t.mask], t.track_ids[t.mask], t.classes[t.mask], t.scores[t.mask]) for t in tracks],
+        dataset.class_names,
+        path,
+        segment.sequence.frame_rate,
+    )

@@ -9,7 +9,7 @@ from mtl_jax.data.mot_format import write_results
 from mtl_jax.data.transforms import letterbox, warp
 from mtl_jax.data.video import open_frames
 from mtl_jax.inference import Predictor, Timing, average_variables, load_run, to_mot_rows
-from mtl_jax.reporting.progress import track as progress
+from mtl_jax.progress import track as progress
 from mtl_jax.reporting.overlay import FrameTracks, annotate_video
 from mtl_jax.training.checkpoint import read_classes
 

@@ -1,10 +1,15 @@
-"""Fixtures for all tests: real data where it is at hand, run-time checks of array shapes."""
+"""Fixtures for all tests: real data where it is at hand, run-time checks of array shapes, compiled functions kept."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
 from jaxtyping import install_import_hook
+
+# Processes that tests start share compiled functions with this one. Set before jax is imported.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / f"mtl_jax_tests_{os.getuid()}"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
 # Every function's jaxtyping annotations are checked while testing. Must come before the package is imported.
 install_import_hook("mtl_jax", "beartype.beartype")

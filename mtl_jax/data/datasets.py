@@ -9,16 +9,19 @@ import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, SupportsIndex
 
 import tensorflow_datasets as tfds
 
 from mtl_jax.data import records, synthetic
-from mtl_jax.data.mot_challenge import MotChallenge
+from mtl_jax.data.mot_challenge import MotChallenge, find_sequences
 from mtl_jax.data.moving_objects import MovingObjects
 from mtl_jax.errors import UserError
 
-BUILDERS = {"moving_objects": MovingObjects, "mot_challenge": MotChallenge}
+BUILDERS: dict[str, type[tfds.core.GeneratorBasedBuilder]] = {
+    "moving_objects": MovingObjects,
+    "mot_challenge": MotChallenge,
+}
 _DEFAULT_CONFIGS = {"moving_objects": "quickstart", "mot_challenge": "default"}
 
 
@@ -55,7 +58,7 @@ class Dataset:
     def __len__(self) -> int:
         return len(self._source)
 
-    def __getitem__(self, index: int) -> records.Record:
+    def __getitem__(self, index: SupportsIndex) -> records.Record:
         example = self._source[index]
         return records.Record(
             image=example["image"],
@@ -115,8 +118,7 @@ def prepare(dataset: str, data_dir: str | Path, source: str | Path | None = None
             raise UserError(f"{path}: is prepared already; delete this folder, or choose another --name")
         if source is None:
             raise UserError("mot_challenge: --source is missing; give the folder of the sequences")
-        if not Path(source).is_dir():
-            raise UserError(f"--source {source}: not a folder; expected one with MOTChallenge sequences")
+        find_sequences(Path(source))  # before TFDS complains in its own words
         config = tfds.core.BuilderConfig(name=config)
     try:
         with _quiet_tfds(), tempfile.TemporaryDirectory() as downloads:

@@ -5,15 +5,13 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from jaxtyping import UInt8
 
 from mtl_jax.data.datasets import open_dataset, select
 from mtl_jax.data.records import Objects
-from mtl_jax.data.transforms import letterbox, move_objects, warp
+from mtl_jax.data.transforms import Image, letterbox, move_objects, warp
 from mtl_jax.data.video import decode_image, encode_png
 from mtl_jax.errors import UserError
 
-Image = UInt8[np.ndarray, "height width 3"]
 _WIDTH = 480
 _GAP = 4
 _LINE = 15  # height of a line of text
@@ -86,7 +84,7 @@ def draw_objects(image: Image, objects: Objects, class_names: tuple[str, ...], w
     for row in np.flatnonzero(~objects.ignore):
         track_id, visibility = objects.track_ids[row], objects.visibility[row]
         x0, y0, x1, y1 = objects.boxes[row].round().astype(int).tolist()
-        color = [round(255 * c) for c in colorsys.hsv_to_rgb(track_id * 0.618 % 1, 0.7, 1)]
+        color = tuple(round(255 * c) for c in colorsys.hsv_to_rgb(track_id * 0.618 % 1, 0.7, 1))
         cv2.rectangle(image, (x0, y0), (x1, y1), color, 2 if visibility > 0.5 else 1)
         seen = "" if visibility > 0.995 else f" {visibility:.2f}"
         text = f"{class_names[objects.classes[row]]} {track_id}{seen}"

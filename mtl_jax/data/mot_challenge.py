@@ -16,11 +16,10 @@ from typing import NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
-from rich.console import Console
-from rich.progress import track
 
 from mtl_jax.data import mot_format, records, video
 from mtl_jax.errors import UserError
+from mtl_jax.progress import track
 
 CLASSES = ("pedestrian",)
 SPLIT = "train"  # what the MOTChallenge calls the sequences that come with ground truth
@@ -68,7 +67,7 @@ class MotChallenge(tfds.core.GeneratorBasedBuilder):
         number = 0
         for index, (source, objects) in enumerate(zip(sources, labels, strict=True)):
             name, total = source.info.name, source.info.length
-            images = track(encoded_frames(source), f"reading {name}", total, console=Console(stderr=True))
+            images = track(encoded_frames(source), f"reading {name}", total)
             for frame, (image, row) in enumerate(zip(images, objects, strict=True), 1):
                 yield number, records.to_example(records.Record(image, index, frame, row))
                 number += 1

@@ -265,7 +265,9 @@ def _read_rows(path: str | os.PathLike, with_classes: bool) -> tuple[MotRows, li
 
 def _read_table(path: Path) -> tuple[np.ndarray, list[int]]:
     """Returns the numbers of the file, all finite, in 6 to 10 columns, and the line number of each row."""
-    table, lines, problems = [], [], []
+    table: list[list[float]] = []
+    lines: list[int] = []
+    problems: list[_Problem] = []
     for line, text in enumerate(_read_text(path).splitlines(), 1):
         if not text.strip():
             continue

@@ -5,10 +5,9 @@ from typing import ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
-from rich.console import Console
-from rich.progress import track
 
 from mtl_jax.data import records, sprites, synthetic, video
+from mtl_jax.progress import track
 
 SPLITS = ("train", "validation", "test")
 FRAME_RATE = 25.0
@@ -61,7 +60,7 @@ class MovingObjects(tfds.core.GeneratorBasedBuilder):
         metadata = self.info.metadata
         number = 0
         sequences = [(i, s) for i, s in enumerate(metadata["sequences"]) if s.split == split]
-        for index, sequence in track(sequences, f"rendering {split}", console=Console(stderr=True)):
+        for index, sequence in track(sequences, f"rendering {split}"):
             # The index in the table seeds the video: no two videos of a data set are alike.
             rendered = synthetic.render_video(scene, index, sequence.length)
             seen = rendered.present.any(axis=0)

@@ -2,11 +2,12 @@
 
 import os
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import grain
 import numpy as np
+from absl import flags
 
 from mtl_jax.config import DataConfig
 from mtl_jax.data import transforms
@@ -16,6 +17,9 @@ from mtl_jax.data.transforms import Affine, Clip
 from mtl_jax.data.video import decode_image
 from mtl_jax.errors import UserError
 from mtl_jax.structures import Batch
+
+# Grain's threads and processes share the work out; threads of OpenCV's own would only fight with them.
+cv2.setNumThreads(0)
 
 _STRIDE = 32
 _READ_AHEAD = 4  # batches
@@ -71,6 +75,8 @@ def training_pipeline(
     clips = clips.slice(slice(process_index, None, process_count))
     batches = clips.batch(config.batch_size // process_count, drop_remainder=True)
     if config.workers:
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()  # Grain's workers ask for flags, which only absl's own main() parses
         options = grain.MultiprocessingOptions(num_workers=config.workers, per_worker_buffer_size=_READ_AHEAD)
         return iter(batches.to_iter_dataset(_read_options(threads=1)).mp_prefetch(options))
     return iter(batches.to_iter_dataset(_read_options(os.cpu_count() or 1)))
@@ -100,8 +106,7 @@ def evaluation_clips(config: DataConfig, names: tuple[str, ...], chunk: int = 32
             return Batch(*(field[0] for field in _to_batch(clip, [0], config)))
 
         frames = grain.MapDataset.range(segment.first, segment.first + segment.length).map(load)
-        batches = frames.batch(chunk).to_iter_dataset(_read_options(os.cpu_count() or 1))
-        yield EvaluationClip(segment, affine, iter(batches))
+        yield EvaluationClip(segment, affine, _read(frames.batch(chunk)))
 
 
 class ClipLoader:
@@ -126,7 +131,7 @@ class ClipLoader:
         gaps = self._draw_gaps(segment.length - start, rng)
         clip = self._load(segment, start, gaps, config.image_size, rng)
         if rng.random() < augment.mosaic:
-            others = (self._locate(i) for i in rng.integers(len(self), size=3))
+            others = (self._locate(i) for i in rng.integers(len(self), size=3).tolist())
             # Where the gaps are too wide for another clip's video, this one takes its place.
             corners = [(s, k) if s.length > sum(gaps) else (segment, start) for s, k in others]
             height, width = config.image_size
@@ -176,14 +181,14 @@ class ClipLoader:
 def _to_batch(clip: Clip, gaps: list[int], config: DataConfig) -> Batch:
     """Pads and masks the objects of a clip."""
     padded = [_pad_objects(objects, config) for objects in clip.objects]
-    columns = {name: np.stack([frame[name] for frame in padded]) for name in padded[0]}
-    return Batch(images=clip.images, gap=np.array(gaps, np.int32), **columns)
+    fields: dict[str, Any] = {name: np.stack([frame[name] for frame in padded]) for name in padded[0]}
+    return Batch(**fields | {"images": clip.images, "gap": np.array(gaps, np.int32)})
 
 
 def _pad_objects(objects: Objects, config: DataConfig) -> dict[str, np.ndarray]:
     """Returns the labels of a frame in `max_objects` rows; what is hardly seen becomes an ignore region."""
     boxes = objects.boxes if config.boxes == "amodal" else objects.visible_boxes
-    has_area = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)  # the visible part of a hidden object has none
+    has_area = np.all(boxes[:, 2:] > boxes[:, :2], axis=1)  # the visible part of a hidden object has none
     objects, boxes = transforms.select_objects(objects, has_area), boxes[has_area]
     ignore = objects.ignore | (objects.visibility < config.min_visibility)
     rows = {
@@ -205,6 +210,15 @@ def _pad_objects(objects: Objects, config: DataConfig) -> dict[str, np.ndarray]:
     return {name: pad(column, -1 if name == "track_ids" else 0) for name, column in rows.items()}
 
 
+def _read(batches: grain.MapDataset) -> Iterator[Batch]:
+    """Reads ahead in threads, which end with the data."""
+    iterator = iter(batches.to_iter_dataset(_read_options(os.cpu_count() or 1)))
+    try:
+        yield from iterator
+    finally:
+        iterator.close()
+
+
 def _open(config: DataConfig) -> Dataset:
     dataset = open_dataset(config.dataset, config.data_dir)
     if dataset.max_objects > config.max_objects:
@@ -224,6 +238,4 @@ def _check(config: DataConfig) -> None:
 
 
 def _read_options(threads: int) -> grain.ReadOptions:
-    # Threads share the work between them; those of OpenCV would only fight with them.
-    cv2.setNumThreads(0)
     return grain.ReadOptions(num_threads=min(threads, 16), prefetch_buffer_size=max(threads, _READ_AHEAD))

@@ -1,11 +1,13 @@
 """What is stored for a frame, alike in all data sets, and the table of sequences that goes with the frames."""
 
 import io
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import tensorflow_datasets as tfds
 from jaxtyping import Bool, Float, Int
+
+if TYPE_CHECKING:
+    import tensorflow_datasets as tfds
 
 
 class Sequence(NamedTuple):
@@ -89,8 +91,10 @@ class Contents(NamedTuple):
     num_tracks: int
 
 
-def features(masks: bool) -> tfds.features.FeaturesDict:
+def features(masks: bool) -> "tfds.features.FeaturesDict":
     """Returns the TFDS features of a record, with or without the label map."""
+    import tensorflow_datasets as tfds  # slow to import, and only data sets that are written need it
+
     image = {"image": tfds.features.Image(shape=(None, None, 3))}
     if masks:
         image["masks"] = tfds.features.Image(shape=(None, None, 1), encoding_format="png")

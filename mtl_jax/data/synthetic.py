@@ -171,7 +171,7 @@ def render_video(config: SceneConfig, seed: int, length: int) -> Video:
     centers = (around[..., :2] + around[..., 2:]) / 2
     velocity = (centers[2:] - centers[:-2]) / 2
     boxes = around[1:-1]
-    present = (boxes[..., 2:] > 0).all(-1) & (boxes[..., :2] < [width, height]).all(-1)
+    present = np.all((boxes[..., 2:] > 0) & (boxes[..., :2] < (width, height)), axis=-1)
 
     frames = np.empty((length, height, width, 3), np.uint8)
     masks = np.zeros((length, height, width), np.uint8)
@@ -193,7 +193,7 @@ def render_video(config: SceneConfig, seed: int, length: int) -> Video:
             patch, coverage = patch[inside], coverage[inside]
             image[rows, columns] = image[rows, columns] * (1 - patch[..., 3:]) + patch[..., :3]
             masks[t, rows, columns][coverage > 0.5] = k + 1
-        for k in range(count):
+        for k in np.flatnonzero(present[t]):
             ys, xs = np.nonzero(masks[t] == k + 1)
             if len(ys):
                 visible_boxes[t, k] = xs.min(), ys.min(), xs.max() + 1, ys.max() + 1
@@ -249,7 +249,7 @@ def _outer_boxes(sprite: sprites.Sprite, motion: _Motion) -> Float[np.ndarray, "
 
 def _ground(config: SceneConfig, camera: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Paints the whole ground that the camera will see: clouds of three muted colours, with faint slabs."""
-    pan_x, pan_y = np.ceil(np.ptp(camera, axis=0)).astype(int)
+    pan_x, pan_y = np.ceil(np.ptp(camera, axis=0)).astype(int).tolist()
     width, height = config.width + pan_x + 2, config.height + pan_y + 2
     hue = rng.random()
     colors = [

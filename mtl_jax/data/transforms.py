@@ -17,7 +17,7 @@ from mtl_jax.data.records import Objects
 PADDING = (124, 116, 104)
 """Colour beside the picture: the mean of ImageNet, which is zero to a pretrained backbone."""
 
-Image = UInt8[np.ndarray, "height width 3"]
+Image = UInt8[np.ndarray, "_height _width 3"]  # of any size: the underscores keep sizes from being compared
 Size = tuple[int, int]  # height, width
 
 

@@ -187,7 +187,6 @@ def _open_video(path: Path, warn: Callable[[str], object] | None) -> FrameSource
         count = 0
         try:
             with av.open(str(path)) as container:
-                container.streams.video[0].thread_type = "AUTO"
                 for frame in container.decode(video=0):
                     yield frame.to_ndarray(format="rgb24")
                     count += 1

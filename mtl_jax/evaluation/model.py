@@ -1,16 +1,15 @@
 """Scores of a trained network on a split: detection, tracking, identity and motion, online, video after video."""
 
 import json
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from mtl_jax.config import Split
-from mtl_jax.data.datasets import open_dataset
+from mtl_jax.data.datasets import Segment, open_dataset
 from mtl_jax.data.mot_format import write_results
 from mtl_jax.data.pipeline import EvaluationClip, evaluation_clips
 from mtl_jax.data.transforms import Affine
@@ -19,8 +18,8 @@ from mtl_jax.evaluation.matching import Labels, match
 from mtl_jax.evaluation.mot import evaluate_mot
 from mtl_jax.evaluation.motion import evaluate_motion
 from mtl_jax.evaluation.reid import evaluate_embeddings
-from mtl_jax.inference import FrameResult, Predictor, Timing, average_variables, load_run, to_mot_rows
-from mtl_jax.reporting.progress import Progress
+from mtl_jax.inference import FrameResult, Predictor, Timing, average_variables, to_mot_rows
+from mtl_jax.progress import Progress
 from mtl_jax.structures import Batch
 from mtl_jax.training.step import Experiment, TrainState
 
@@ -31,16 +30,46 @@ _OBJECT, _DISTRACTOR = (
 _SAMPLES = 4000  # embeddings that are compared with each other; more are thinned out evenly
 
 
-def evaluate_run(workdir: Path, split: Split, output: Path) -> dict[str, Any]:
-    """Scores the best checkpoint of a run; see `evaluate_state`."""
-    experiment, state = load_run(workdir)
-    return evaluate_state(experiment, state, split, output)
+class VideoResult(NamedTuple):
+    """What was found in a video, and what is there; both in pixels of the video.
+
+    Attributes:
+        segment: Which part of which video.
+        labels: Ground truth.
+        frames: Results, frame by frame.
+    """
+
+    segment: Segment
+    labels: Labels
+    frames: list[FrameResult]
 
 
-def evaluate_state(
-    experiment: Experiment, state: TrainState, split: Split, output: Path | None = None
-) -> dict[str, Any]:
-    """Scores a state of training.
+def evaluate_state(experiment: Experiment, state: TrainState, split: Split, output: Path) -> dict[str, Any]:
+    """Follows the objects in the videos of a split and scores what was found: `follow_split`, then `score`."""
+    videos, timing = follow_split(experiment, state, split)
+    return score(experiment, videos, output) | {"frames_per_second": timing.frames_per_second()}
+
+
+def follow_split(experiment: Experiment, state: TrainState, split: Split) -> tuple[list[VideoResult], Timing]:
+    """Follows the objects in every video of a split, online.
+
+    Args:
+        experiment: The parts of the run.
+        state: What was trained; its moving average is used.
+        split: Which videos.
+
+    Returns:
+        What was found in each video, and the time that it took.
+    """
+    config = experiment.config.data
+    predictor, timing = Predictor(experiment, average_variables(state)), Timing()
+    clips = list(evaluation_clips(config, getattr(config, split)))
+    with Progress(f"evaluating on {split}", sum(clip.segment.length for clip in clips)) as progress:
+        return [_follow(predictor, clip, timing, progress) for clip in clips], timing
+
+
+def score(experiment: Experiment, videos: Sequence[VideoResult], output: Path) -> dict[str, Any]:
+    """Scores what was found in videos.
 
     All scores are taken in pixels of the original video. Tracks are scored by TrackEval from files, as those of any
     tracker: the same comes out of `mtl-jax evaluate --gt OUTPUT/gt --results OUTPUT/results`. As on MOTChallenge they
@@ -48,31 +77,21 @@ def evaluate_state(
 
     Args:
         experiment: The parts of the run.
-        state: What was trained; its moving average is scored.
-        split: What to score on.
-        output: Where ground truth, result files and `scores.json` go; None: nowhere.
+        videos: What was found, from `follow_split`.
+        output: Where ground truth, result files and `scores.json` go.
 
     Returns:
-        `detection` (COCO), `tracking` (TrackEval: `sequences` and `combined`), `identity` (re-identification),
-        `motion` (errors in pixels), in percent where the field prints percent; and `frames_per_second`.
+        `detection` (COCO), `tracking` (TrackEval: `sequences` and `combined`), `identity` (re-identification) and
+        `motion` (errors in pixels), in percent where the field prints percent.
     """
-    if output is None:
-        with tempfile.TemporaryDirectory() as folder:
-            return evaluate_state(experiment, state, split, Path(folder))
     config = experiment.config
     class_names = open_dataset(config.data.dataset, config.data.data_dir).class_names
-    predictor, timing = Predictor(experiment, average_variables(state)), Timing()
-    labels, results = [], []
-    videos = list(evaluation_clips(config.data, getattr(config.data, split)))
-    with Progress(f"evaluating on {split}", sum(video.segment.length for video in videos)) as progress:
-        for video in videos:
-            of_video, found = _follow(predictor, video, timing, progress)
-            labels.append(of_video)
-            results.append(found)
-            _write_files(output, video, of_video, found)
-
-    detections = _concatenate([result.detections for found in results for result in found])
-    truth = Labels(*(np.concatenate(column) for column in zip(*labels, strict=True)))
+    for video in videos:
+        _write_files(output, video)
+    detections = jax.tree.map(
+        lambda *rows: np.stack(rows), *(frame.detections for video in videos for frame in video.frames)
+    )
+    truth = Labels(*(np.concatenate(column) for column in zip(*(video.labels for video in videos), strict=True)))
     pairs = match(
         truth, detections._replace(mask=detections.mask & (detections.scores >= config.tracker.high_score))
     )
@@ -88,7 +107,6 @@ def evaluate_state(
         )
     if "motion" in config.tasks:
         scores["motion"] = evaluate_motion(truth, detections, pairs)
-    scores["frames_per_second"] = timing.frames_per_second()
     (output / "scores.json").write_text(json.dumps(scores, indent=2) + "\n")
     return scores
 
@@ -107,14 +125,13 @@ def summary(scores: dict[str, Any]) -> dict[str, float]:
 
 
 def _follow(
-    predictor: Predictor, video: EvaluationClip, timing: Timing, progress: Progress
-) -> tuple[Labels, list[FrameResult]]:
-    """Returns labels and results of a video, both in its own pixels."""
-    back = video.affine.inverse()
+    predictor: Predictor, clip: EvaluationClip, timing: Timing, progress: Progress
+) -> VideoResult:
+    back = clip.affine.inverse()
     batches: list[Batch] = []
 
     def frames():  # type: ignore[no-untyped-def]
-        for batch in video.batches:
+        for batch in clip.batches:
             batches.append(batch._replace(images=None))
             yield from batch.images
 
@@ -124,7 +141,7 @@ def _follow(
         progress.advance()
     columns = {name: np.concatenate([getattr(b, name) for b in batches]) for name in Labels._fields}
     columns |= {"boxes": back.boxes(columns["boxes"]), "velocity": back.vectors(columns["velocity"])}
-    return Labels(**columns), results
+    return VideoResult(clip.segment, Labels(**columns), results)
 
 
 def _to_video(result: FrameResult, back: Affine) -> FrameResult:
@@ -138,8 +155,8 @@ def _to_video(result: FrameResult, back: Affine) -> FrameResult:
     return FrameResult(found, tracks._replace(boxes=back.boxes(np.asarray(tracks.boxes))))
 
 
-def _write_files(output: Path, video: EvaluationClip, labels: Labels, results: Sequence[FrameResult]) -> None:
-    segment, source = video.segment, video.segment.sequence
+def _write_files(output: Path, video: VideoResult) -> None:
+    segment, source, labels = video.segment, video.segment.sequence, video.labels
     folder = output / "gt" / segment.name
     (folder / "gt").mkdir(parents=True, exist_ok=True)
     (folder / "seqinfo.ini").write_text(
@@ -156,9 +173,5 @@ def _write_files(output: Path, video: EvaluationClip, labels: Labels, results: S
             lines.append(f"{frame + 1},-1,{place},0,{_DISTRACTOR},1\n")
     (folder / "gt" / "gt.txt").write_text("".join(lines))
     write_results(
-        output / "results" / f"{segment.name}.txt", to_mot_rows([result.tracks for result in results])
+        output / "results" / f"{segment.name}.txt", to_mot_rows([frame.tracks for frame in video.frames])
     )
-
-
-def _concatenate(rows: Sequence[Any]) -> Any:
-    return jax.tree.map(lambda *columns: np.stack(columns), *rows)

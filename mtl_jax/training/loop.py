@@ -16,7 +16,7 @@ from mtl_jax.data import pipeline
 from mtl_jax.data.datasets import open_dataset
 from mtl_jax.errors import UserError
 from mtl_jax.models.network import build_network, shared_mask
-from mtl_jax.reporting.progress import Progress
+from mtl_jax.progress import Progress
 from mtl_jax.tasks import TASKS
 from mtl_jax.training import mesh as mesh_lib
 from mtl_jax.training.checkpoint import Checkpoints, write_description

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 
 class MetricWriter:
@@ -39,7 +40,7 @@ class MetricWriter:
         self._board.close()
 
 
-def read_metrics(workdir: Path) -> list[dict[str, float]]:
+def read_metrics(workdir: Path) -> list[dict[str, Any]]:
     """Returns the rows of a run's `metrics.jsonl`, without a last line that was cut short; none if there is no file."""
     path = workdir / "metrics.jsonl"
     rows = []

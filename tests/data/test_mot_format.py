@@ -18,7 +18,9 @@ def write(tmp_path: Path, text: str, name: str = "gt.txt") -> Path:
 
 
 def test_mot16_has_classes_and_visibility(tmp_path):
-    rows = mot_format.read_ground_truth(write(tmp_path, "1,3,11,21,5,6,1,1,0.25\n2,3,12,21,5,6,0,8,1\n"), INFO)
+    rows = mot_format.read_ground_truth(
+        write(tmp_path, "1,3,11,21,5,6,1,1,0.25\n2,3,12,21,5,6,0,8,1\n"), INFO
+    )
     np.testing.assert_array_equal(rows.boxes, [[10, 20, 15, 26], [11, 20, 16, 26]])
     np.testing.assert_array_equal(rows.classes, [1, 8])
     np.testing.assert_array_equal(rows.visibility, [0.25, 1])
@@ -92,7 +94,9 @@ def test_file_that_is_missing_or_binary(tmp_path, content):
 
 
 def test_boxes_beyond_the_image_are_mended_and_counted(tmp_path):
-    text = "1,1,-3,21,8,6\n2,1,96,21,9,6\n3,1,102,21,5,6\n4,1,11,21,5,6\n"  # two cross the edge, one is outside
+    text = (
+        "1,1,-3,21,8,6\n2,1,96,21,9,6\n3,1,102,21,5,6\n4,1,11,21,5,6\n"  # two cross the edge, one is outside
+    )
     warnings = []
     rows = mot_format.read_ground_truth(write(tmp_path, text), INFO, warn=warnings.append)
     np.testing.assert_array_equal(rows.frames, [1, 2, 4])
@@ -132,7 +136,7 @@ def test_failed_write_keeps_the_file_before(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(UserError, match="SEQ.txt: cannot be written: No space left"):
+    with pytest.raises(UserError, match=r"SEQ.txt: cannot be written: No space left"):
         mot_format.write_results(path, rows)
     assert path.read_text() == "before"
     assert len(list(tmp_path.iterdir())) == 1

@@ -2,7 +2,7 @@ import io
 
 from rich.console import Console
 
-from mtl_jax.reporting.progress import Progress, track
+from mtl_jax.progress import Progress, track
 
 
 def _console(**options):

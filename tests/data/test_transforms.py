@@ -1,0 +1,195 @@
+import numpy as np
+import pytest
+
+from mtl_jax.config import AugmentConfig
+from mtl_jax.data import transforms
+from mtl_jax.data.records import Objects
+from mtl_jax.data.transforms import Affine, Clip
+
+STRONG = AugmentConfig(flip=0.5, scale=(0.5, 2.0), aspect=0.3, translate=0.2)
+
+
+def make_objects(boxes: list, **columns) -> Objects:
+    boxes = np.array(boxes, np.float32).reshape(-1, 4)
+    count = len(boxes)
+    default = {
+        "boxes": boxes,
+        "visible_boxes": boxes,
+        "classes": np.zeros(count, np.int32),
+        "track_ids": np.arange(count, dtype=np.int32),
+        "visibility": np.ones(count, np.float32),
+        "velocity": np.zeros((count, 2), np.float32),
+        "depth": np.full(count, -1, np.int32),
+        "ignore": np.zeros(count, np.bool_),
+    }
+    return Objects(**(default | columns))
+
+
+def draw(boxes: list, height: int, width: int) -> np.ndarray:
+    image = np.zeros((height, width, 3), np.uint8)
+    for x0, y0, x1, y1 in boxes:
+        image[y0:y1, x0:x1] = 255
+    return image
+
+
+def white_box(image: np.ndarray) -> np.ndarray:
+    """Returns the box of the pixels that a white object on black covers by half or more."""
+    y, x = np.nonzero((image > 127).all(axis=-1))
+    return np.array([x.min(), y.min(), x.max() + 1, y.max() + 1])
+
+
+def test_letterbox_keeps_the_aspect_ratio_and_maps_back():
+    affine = transforms.letterbox((576, 768), (288, 512))
+    np.testing.assert_allclose(affine.scale, 0.5)
+    boxes = np.array([[10.0, 20.0, 110.0, 220.0], [-5.0, 0.0, 768.0, 576.0]])
+    moved = affine.boxes(boxes)
+    np.testing.assert_allclose(moved[1], [-2.5, 0, 384, 288])
+    np.testing.assert_allclose(affine.inverse().boxes(moved), boxes)
+
+
+def test_inverse_of_a_mirroring_map():
+    affine = Affine(np.array([-2.0, 0.5]), np.array([100.0, 3.0]))
+    boxes = np.array([[1.0, 2.0, 11.0, 22.0]])
+    np.testing.assert_allclose(affine.boxes(boxes), [[78, 4, 98, 14]])
+    np.testing.assert_allclose(affine.inverse().boxes(affine.boxes(boxes)), boxes)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_boxes_stay_on_their_pixels(seed):
+    """An augmented picture shows the object where the augmented box says that it is."""
+    rng = np.random.default_rng(seed)
+    box = [60, 40, 90, 80]
+    image = draw([box], 120, 160)
+    affine = transforms.random_affine((120, 160), (96, 128), STRONG, rng)
+    moved = transforms.place_clip(Clip(image[None], [make_objects([box])]), affine, (96, 128))
+    visible = moved.objects[0].visible_boxes[0]
+    np.testing.assert_allclose(white_box(moved.images[0]), visible, atol=0.6)
+    # The rest is bookkeeping: how much of it is left.
+    whole = moved.objects[0].boxes[0]
+    left = np.prod(visible[2:] - visible[:2]) / np.prod(whole[2:] - whole[:2])
+    np.testing.assert_allclose(moved.objects[0].visibility[0], left, rtol=1e-4)
+
+
+@pytest.mark.parametrize("scale", [0.11, 0.25, 1 / 3, 0.5, 0.77, 1.0, 2.3])
+def test_warp_neither_shifts_nor_aliases(scale):
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(256, size=(12, 16, 3)).astype(np.uint8)
+    image = coarse.repeat(20, axis=0).repeat(20, axis=1)  # 240 x 320
+    size = (round(240 * scale), round(320 * scale))
+    warped = transforms.warp(image, Affine(np.full(2, scale), np.zeros(2)), size)
+    y, x = ((np.arange(12) + 0.5) * 20 * scale).astype(int), ((np.arange(16) + 0.5) * 20 * scale).astype(int)
+    assert np.abs(warped[np.ix_(y, x)].astype(int) - coarse).mean() < (40 if scale < 0.2 else 3)
+    noise = rng.integers(2, size=(240, 320, 1)).astype(np.uint8).repeat(3, axis=2) * 255
+    if scale <= 0.5:
+        small = transforms.warp(noise, Affine(np.full(2, scale), np.zeros(2)), size)
+        assert (
+            small.std() < 1.4 * 127.5 * scale
+        )  # averaging 1 / scale^2 pixels divides the deviation by 1 / scale
+
+
+def test_identity_changes_nothing():
+    image = np.random.default_rng(0).integers(256, size=(32, 64, 3), dtype=np.uint8)
+    config = AugmentConfig(flip=0.0)
+    affine = transforms.random_affine((32, 64), (32, 64), config, np.random.default_rng(0))
+    np.testing.assert_array_equal(transforms.warp(image, affine, (32, 64)), image)
+    np.testing.assert_array_equal(transforms.color_jitter(config, np.random.default_rng(0))(image), image)
+
+
+def test_no_augmentation_is_the_letterbox():
+    for seed in range(3):
+        affine = transforms.random_affine(
+            (90, 200), (96, 128), AugmentConfig(flip=0.0), np.random.default_rng(seed)
+        )
+        expected = transforms.letterbox((90, 200), (96, 128))
+        np.testing.assert_allclose(affine.scale, expected.scale)
+        np.testing.assert_allclose(affine.offset, expected.offset, atol=1e-9)
+
+
+def test_random_affine_keeps_to_its_ranges():
+    rng = np.random.default_rng(0)
+    config = AugmentConfig(flip=0.5, scale=(0.5, 2.0), aspect=0.3)
+    maps = [transforms.random_affine((96, 128), (96, 128), config, rng) for _ in range(400)]
+    zoom = np.array([np.sqrt(np.abs(np.prod(m.scale))) for m in maps])
+    ratio = np.array([abs(m.scale[0] / m.scale[1]) for m in maps])
+    assert (zoom >= 0.5).all()
+    assert (zoom <= 2).all()
+    assert zoom.min() < 0.6
+    assert zoom.max() > 1.8
+    assert (ratio <= 1.3 + 1e-9).all()
+    assert (ratio >= 1 / 1.3 - 1e-9).all()
+    flipped = np.mean([m.scale[0] < 0 for m in maps])
+    assert 0.4 < flipped < 0.6
+    for m in maps:  # a picture that is reduced lies within, one that is enlarged leaves nothing empty
+        x0, y0, x1, y1 = m.boxes(np.array([[0.0, 0.0, 128.0, 96.0]]))[0]
+        assert min(x0, 0) + max(x1, 128) == pytest.approx(x0 + x1 if x1 - x0 > 128 else 128)
+        assert (y0 >= -1e-9) == (y1 <= 96 + 1e-9)
+
+
+def test_objects_outside_vanish_and_cut_ones_are_less_visible():
+    objects = make_objects(
+        [[0, 0, 10, 10], [20, 0, 40, 10], [50, 0, 60, 10]], velocity=np.ones((3, 2), np.float32)
+    )
+    moved = transforms.move_objects(objects, Affine(np.array([2.0, 1.0]), np.array([-60.0, 0.0])), (20, 40))
+    assert moved.track_ids.tolist() == [1]
+    np.testing.assert_allclose(moved.boxes, [[-20, 0, 20, 10]])
+    np.testing.assert_allclose(moved.visible_boxes, [[0, 0, 20, 10]])
+    np.testing.assert_allclose(moved.visibility, [0.5])
+    np.testing.assert_allclose(moved.velocity, [[2, 1]])
+
+
+def test_mirroring_turns_velocities():
+    objects = make_objects([[0, 0, 10, 10]], velocity=np.array([[3.0, 1.0]], np.float32))
+    moved = transforms.move_objects(objects, Affine(np.array([-1.0, 1.0]), np.array([40.0, 0.0])), (20, 40))
+    np.testing.assert_allclose(moved.boxes, [[30, 0, 40, 10]])
+    np.testing.assert_allclose(moved.velocity, [[-3, 1]])
+
+
+def test_mosaic_puts_boxes_on_pixels_and_nobody_in_two_places():
+    box = [3, 4, 13, 10]
+    images = [np.stack([draw([box], 16, 24)] * 2) for _ in range(4)]
+    ids = [[5, 5], [6, 6], [6, 5], [7, 7]]
+    tiles = [
+        Clip(image, [make_objects([box], track_ids=np.array([i], np.int32)) for i in pair])
+        for image, pair in zip(images, ids, strict=True)
+    ]
+    clip = transforms.mosaic(tiles)
+    assert clip.images.shape == (2, 32, 48, 3)
+    for t in range(2):
+        expected = draw(clip.objects[t].boxes.astype(int).tolist(), 32, 48)
+        np.testing.assert_array_equal(clip.images[t], expected)
+    assert [o.track_ids.tolist() for o in clip.objects] == [[5, 6, -1, 7], [5, 6, -1, 7]]
+
+
+def test_cutout_hides_a_part_and_says_how_much():
+    box = [20, 20, 40, 50]
+    images = np.stack([draw([box], 64, 64)] * 3)
+    objects = [make_objects([box])] * 3
+    for seed in range(10):
+        clip = transforms.cutout(Clip(images, objects), 1.0, np.random.default_rng(seed))
+        changed = (clip.images != images).any(axis=-1)
+        np.testing.assert_array_equal(changed[0], changed[2])
+        fraction = changed[0].sum() / (20 * 30)
+        assert 0.08 < fraction < 0.5
+        np.testing.assert_allclose(clip.objects[1].visibility, 1 - fraction, atol=1e-5)
+        np.testing.assert_array_equal(clip.objects[1].boxes, objects[1].boxes)
+    assert (images[0] == draw([box], 64, 64)).all()  # the input is left alone
+    untouched = transforms.cutout(Clip(images, objects), 0.0, np.random.default_rng(0))
+    np.testing.assert_array_equal(untouched.images, images)
+
+
+def test_color_jitter():
+    gray = np.full((4, 4, 3), 100, np.uint8)
+    rng = np.random.default_rng
+    brighter = [
+        transforms.color_jitter(AugmentConfig(brightness=0.5), rng(s))(gray)[0, 0, 0] for s in range(50)
+    ]
+    assert 50 <= min(brighter) < 65
+    assert 135 < max(brighter) <= 150
+    red = np.full((4, 4, 3), (200, 40, 40), np.uint8)
+    for seed in range(10):
+        turned = transforms.color_jitter(AugmentConfig(hue=0.5), rng(seed))(red)
+        assert abs(int(turned.max()) - 200) <= 2
+        assert abs(int(turned.min()) - 40) <= 3
+        pale = transforms.color_jitter(AugmentConfig(saturation=0.5), rng(seed))(red)
+        assert abs(int(pale[0, 0, 0]) - 200) <= 2
+        assert pale[0, 0, 1] == pale[0, 0, 2]

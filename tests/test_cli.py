@@ -1,0 +1,102 @@
+"""The command line as a user types it; runs are in `training/test_loop.py`."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from mtl_jax.cli import main
+
+GT = "1,1,10,10,20,40,1,-1,-1,-1\n2,1,12,10,20,40,1,-1,-1,-1\n1,2,60,10,20,40,1,-1,-1,-1\n2,2,62,10,20,40,1,-1,-1,-1\n"
+
+
+def run(capsys, *arguments: object) -> tuple[int, str, str]:
+    """Returns exit status, standard output and standard error."""
+    status = 0
+    try:
+        main([str(a) for a in arguments])
+    except SystemExit as exit_:
+        status = exit_.code or 0
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+@pytest.fixture
+def mot(tmp_path):
+    """Ground truth of one sequence, and results that lose the second object in the second frame."""
+    (tmp_path / "gt" / "A" / "gt").mkdir(parents=True)
+    (tmp_path / "gt" / "A" / "gt" / "gt.txt").write_text(GT)
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "A.txt").write_text("".join(line + "\n" for line in GT.splitlines()[:3]))
+    return tmp_path
+
+
+def test_evaluate_result_files_as_json(mot, capsys):
+    status, out, _ = run(capsys, "evaluate", "--gt", mot / "gt", "--results", mot / "results", "--json")
+    scores = json.loads(out)
+    assert status == 0
+    assert scores["sequences"].keys() == {"A"}
+    assert scores["combined"]["MOTA"] == pytest.approx(75)
+    assert scores["combined"]["FN"] == 1
+    assert scores["sequences"]["A"]["IDF1"] == pytest.approx(100 * 2 * 3 / (4 + 3))
+
+
+def test_evaluate_result_files_as_table(mot, capsys):
+    status, out, _ = run(capsys, "evaluate", "--gt", mot / "gt", "--results", mot / "results")
+    assert status == 0
+    assert "HOTA" in out
+    assert "75.0" in out
+
+
+def test_evaluate_names_what_is_missing(mot, capsys):
+    (mot / "results" / "A.txt").unlink()
+    status, _, err = run(capsys, "evaluate", "--gt", mot / "gt", "--results", mot / "results")
+    assert status == 2
+    assert "A" in err
+    assert len(err.strip().splitlines()) == 1
+    status, _, err = run(capsys, "evaluate", "--gt", mot / "gt")
+    assert status == 2
+    assert "both --gt and --results" in err
+
+
+def test_wrong_commands(capsys):
+    assert run(capsys, "trian")[0] == 2
+    status, _, err = run(capsys, "data", "prepair")
+    assert (status, "no such command" in err) == (2, True)
+    status, _, err = run(capsys, "train", "--workdir", "x")
+    assert (status, "no experiment" in err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (["--help"], ["quickstart", "data prepare", "evaluate", "track"]),
+        (["train", "--help"], ["--workdir", "--training.steps", "--data.augment.flip", "Probability of mirroring"]),
+        (["evaluate", "--help"], ["--gt", "--results", "--json", "--split"]),
+        (["track", "--help"], ["--source", "--output"]),
+        (["data", "prepare", "--help"], ["--source", "--data-dir"]),
+        (["quickstart", "--help"], ["--workdir"]),
+    ],
+)
+def test_help(capsys, command, words):
+    status, out, _ = run(capsys, *command)
+    assert status == 0
+    for word in words:
+        assert word in out
+
+
+def test_help_does_not_load_jax():
+    code = "import sys; from mtl_jax import cli; print('jax' in sys.modules, 'tensorflow_datasets' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert found.split() == ["False", "False"]
+
+
+def test_prepare_and_inspect(tmp_path, capsys):
+    assert run(capsys, "data", "prepare", "moving_objects/tiny", "--data-dir", tmp_path)[0] == 0
+    sheet = tmp_path / "sheet.png"
+    assert run(capsys, "data", "inspect", "moving_objects/tiny", "--data-dir", tmp_path, "--output", sheet)[0] == 0
+    assert sheet.stat().st_size > 10_000
+    status, _, err = run(capsys, "data", "inspect", "mot_challenge", "--data-dir", tmp_path, "--output", sheet)
+    assert status == 2
+    assert "mtl-jax data prepare mot_challenge" in err
