@@ -13,7 +13,7 @@ from typing import Annotated
 
 import tyro
 
-from mtl_jax.config import Config, Split
+from mtl_jax.config import Config, DataConfig, Split
 from mtl_jax.errors import UserError
 
 _USAGE = """\
@@ -32,6 +32,7 @@ commands:
 `mtl-jax COMMAND --help` tells a command's arguments.
 """
 
+DATA_DIR = Path(DataConfig().data_dir)
 Workdir = Annotated[Path, tyro.conf.arg(metavar="DIR")]
 
 
@@ -74,6 +75,7 @@ def _dispatch(arguments: list[str]) -> None:
     if name not in commands:
         raise UserError(f"{name}: no such command; choose from {', '.join(commands)}")
     warnings.filterwarnings("ignore", module="orbax|tensorflow_datasets")
+    warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
     commands[name](arguments[words:])
 
 
@@ -100,7 +102,7 @@ def quickstart(workdir: Workdir = Path("runs/quickstart"), seed: int = 0) -> Non
 
 def data_prepare(
     dataset: tyro.conf.Positional[str],
-    data_dir: Path = Path(Config().data.data_dir),
+    data_dir: Path = DATA_DIR,
     source: Path | None = None,
     name: str | None = None,
 ) -> None:
@@ -123,7 +125,7 @@ def data_prepare(
 
 def data_inspect(
     dataset: tyro.conf.Positional[str],
-    data_dir: Path = Path(Config().data.data_dir),
+    data_dir: Path = DATA_DIR,
     output: Path = Path("sheet.png"),
 ) -> None:
     """Draws a sheet of frames with boxes, classes and identities.
@@ -165,9 +167,7 @@ def _train(arguments: list[str]) -> None:
     if "--resume" in arguments:
         tyro.cli(resume_run, args=arguments, prog="mtl-jax train")
     elif experiment is None and not {"-h", "--help"} & set(arguments):
-        raise UserError(
-            "train: no experiment; give a file such as experiments/pets2009.py, or --resume RUN"
-        )
+        raise UserError("train: no experiment; give a file such as experiments/pets2009.py, or --resume RUN")
     else:
         tyro.cli(train, args=arguments[1:] if experiment else arguments, prog="mtl-jax train EXPERIMENT")
 

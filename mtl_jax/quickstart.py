@@ -112,7 +112,10 @@ def _annotate(video: VideoResult, config: Config, path: Path) -> None:
     tracks = [frame.tracks for frame in video.frames]
     annotate_video(
         (decode_image(dataset[segment.first + i].image) for i in range(segment.length)),
-        [FrameTracks(t.boxes[t.mask], t.track_ids[t.mask], t.classes[t.mask], t.scores[t.mask]) for t in tracks],
+        [
+            FrameTracks(t.boxes[t.mask], t.track_ids[t.mask], t.classes[t.mask], t.scores[t.mask])
+            for t in tracks
+        ],
         dataset.class_names,
         path,
         segment.sequence.frame_rate,

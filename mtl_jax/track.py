@@ -50,7 +50,10 @@ def track_video(run: Path, source: Path, output: Path) -> dict[str, float]:
     write_results(output / f"{video.name}.txt", to_mot_rows(tracks))
     annotate_video(
         video.frames(),
-        [FrameTracks(t.boxes[t.mask], t.track_ids[t.mask], t.classes[t.mask], t.scores[t.mask]) for t in tracks],
+        [
+            FrameTracks(t.boxes[t.mask], t.track_ids[t.mask], t.classes[t.mask], t.scores[t.mask])
+            for t in tracks
+        ],
         read_classes(run),
         output / f"{video.name}.mp4",
         video.frame_rate,

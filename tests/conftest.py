@@ -8,7 +8,9 @@ import pytest
 from jaxtyping import install_import_hook
 
 # Processes that tests start share compiled functions with this one. Set before jax is imported.
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / f"mtl_jax_tests_{os.getuid()}"))
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / f"mtl_jax_tests_{os.getuid()}")
+)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
 # Every function's jaxtyping annotations are checked while testing. Must come before the package is imported.

@@ -72,7 +72,10 @@ def test_wrong_commands(capsys):
     ("command", "words"),
     [
         (["--help"], ["quickstart", "data prepare", "evaluate", "track"]),
-        (["train", "--help"], ["--workdir", "--training.steps", "--data.augment.flip", "Probability of mirroring"]),
+        (
+            ["train", "--help"],
+            ["--workdir", "--training.steps", "--data.augment.flip", "Probability of mirroring"],
+        ),
         (["evaluate", "--help"], ["--gt", "--results", "--json", "--split"]),
         (["track", "--help"], ["--source", "--output"]),
         (["data", "prepare", "--help"], ["--source", "--data-dir"]),
@@ -95,8 +98,13 @@ def test_help_does_not_load_jax():
 def test_prepare_and_inspect(tmp_path, capsys):
     assert run(capsys, "data", "prepare", "moving_objects/tiny", "--data-dir", tmp_path)[0] == 0
     sheet = tmp_path / "sheet.png"
-    assert run(capsys, "data", "inspect", "moving_objects/tiny", "--data-dir", tmp_path, "--output", sheet)[0] == 0
+    assert (
+        run(capsys, "data", "inspect", "moving_objects/tiny", "--data-dir", tmp_path, "--output", sheet)[0]
+        == 0
+    )
     assert sheet.stat().st_size > 10_000
-    status, _, err = run(capsys, "data", "inspect", "mot_challenge", "--data-dir", tmp_path, "--output", sheet)
+    status, _, err = run(
+        capsys, "data", "inspect", "mot_challenge", "--data-dir", tmp_path, "--output", sheet
+    )
     assert status == 2
     assert "mtl-jax data prepare mot_challenge" in err

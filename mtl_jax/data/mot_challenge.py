@@ -52,7 +52,14 @@ class MotChallenge(tfds.core.GeneratorBasedBuilder):
             num_tracks += tracks
             sequences.append(
                 records.Sequence(
-                    info.name, SPLIT, first, info.length, info.frame_rate, info.width, info.height
+                    info.name,
+                    SPLIT,
+                    first,
+                    info.length,
+                    info.frame_rate,
+                    info.width,
+                    info.height,
+                    excused=bool((source.rows.classes != _PEDESTRIAN).any()),
                 )
             )
             first += info.length

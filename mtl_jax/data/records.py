@@ -21,6 +21,8 @@ class Sequence(NamedTuple):
         frame_rate: Frames per second.
         width: Width of the frames in pixels.
         height: Height of the frames in pixels.
+        excused: Whether a track in an ignore region is neither right nor wrong, as in MOT16 and later; MOT15 counts
+            it as wrong.
     """
 
     name: str
@@ -30,6 +32,7 @@ class Sequence(NamedTuple):
     frame_rate: float
     width: int
     height: int
+    excused: bool = True
 
 
 class Objects(NamedTuple):

@@ -67,15 +67,21 @@ class Sprite(NamedTuple):
     levels: list[Float[np.ndarray, "side side 4"]]
 
 
-def make_sprite(class_name: str, rng: np.random.Generator) -> Sprite:
-    """Draws a shape with a texture of its own: a pattern in two colours, with shading and a darker rim."""
+def make_sprite(class_name: str, rng: np.random.Generator, pattern: str | None = None) -> Sprite:
+    """Draws a shape with a texture of its own: a pattern in two colours, with shading and a darker rim.
+
+    Args:
+        class_name: The shape.
+        rng: Draws colours, shading, and what is random in the pattern.
+        pattern: One of `TEXTURES`; None: a random one.
+    """
     contours = OUTLINES[class_name]
     side = 2 * _CANVAS  # drawn twice as large, then averaged, which smooths the edges
     alpha = _fill(contours, side, 1.0)
     inner = _fill([contours[0] * (1 - _RIM)] + [c * (1 + _RIM) for c in contours[1:]], side, 1.0)
     first, second = _two_colors(rng)
-    pattern = _pattern(rng.choice(TEXTURES), side, rng)[..., None]
-    color = first * pattern + second * (1 - pattern)
+    share = _pattern(pattern or rng.choice(TEXTURES), side, rng)[..., None]
+    color = first * share + second * (1 - share)
     y, x = _grid(side)
     shade = 1 + 0.25 * (x * rng.uniform(-1, 1) + y * rng.uniform(-1, 1))
     color = color * shade[..., None] * (0.45 + 0.55 * inner[..., None])

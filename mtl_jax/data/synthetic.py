@@ -1,7 +1,7 @@
 """A procedural renderer of moving, textured shapes, with everything about them known.
 
-The shape is the class, the texture tells individuals apart, and both are drawn independently of each other,
-so that colour says nothing about the class. Shapes enter and leave, run straight, turn, weave and change
+The shape is the class, the texture tells individuals apart. Colour says nothing about the class; the pattern does
+where classes have markings of their own, as animals have, and learning to tell them apart is then quick. Shapes enter and leave, run straight, turn, weave and change
 speed, come nearer and go away, rotate, and pass in front of one another, while the camera pans over a
 textured ground, the light changes and the sensor adds noise. The same configuration and seed give the same
 pixels.
@@ -29,9 +29,11 @@ class SceneConfig:
     """Width of the frames."""
     num_classes: int = 4
     """Number of shapes, from the first of `sprites.CLASSES`."""
-    objects: tuple[int, int] = (3, 6)
+    objects: tuple[int, int] = (3, 5)
     """Fewest and most objects that come by within 30 frames."""
-    size: tuple[float, float] = (16.0, 38.0)
+    markings: bool = False
+    """Whether each class has a pattern of its own; else every object has any, and only the outline tells the class."""
+    size: tuple[float, float] = (20.0, 44.0)
     """Smallest and largest size."""
     speed: float = 3.0
     """Largest speed."""
@@ -64,6 +66,7 @@ PRESETS: dict[str, SceneConfig] = {
         height=64,
         width=64,
         num_classes=3,
+        markings=True,
         objects=(2, 4),
         size=(12.0, 24.0),
         speed=2.0,
@@ -72,7 +75,7 @@ PRESETS: dict[str, SceneConfig] = {
         validation=(2, 12),
         test=(2, 12),
     ),
-    "quickstart": SceneConfig(),
+    "quickstart": SceneConfig(markings=True, train=(80, 14)),
     "standard": SceneConfig(
         height=192,
         width=256,
@@ -162,7 +165,11 @@ def render_video(config: SceneConfig, seed: int, length: int) -> Video:
     low, high = config.objects
     count = round(rng.integers(low, high + 1) * max(1.0, length / _REFERENCE_FRAMES))
     classes = rng.integers(config.num_classes, size=count)
-    objects = [sprites.make_sprite(sprites.CLASSES[c], rng) for c in classes]
+    patterns = sprites.TEXTURES
+    objects = [
+        sprites.make_sprite(sprites.CLASSES[c], rng, patterns[c % len(patterns)] if config.markings else None)
+        for c in classes
+    ]
     motions = [_object_motion(config, camera, length, rng) for _ in range(count)]
     depth = rng.permutation(count)
     ground = _ground(config, camera, rng)

@@ -91,7 +91,9 @@ def score(experiment: Experiment, videos: Sequence[VideoResult], output: Path) -
     detections = jax.tree.map(
         lambda *rows: np.stack(rows), *(frame.detections for video in videos for frame in video.frames)
     )
-    truth = Labels(*(np.concatenate(column) for column in zip(*(video.labels for video in videos), strict=True)))
+    truth = Labels(
+        *(np.concatenate(column) for column in zip(*(video.labels for video in videos), strict=True))
+    )
     pairs = match(
         truth, detections._replace(mask=detections.mask & (detections.scores >= config.tracker.high_score))
     )
@@ -124,9 +126,7 @@ def summary(scores: dict[str, Any]) -> dict[str, float]:
     return {name: value for name, value in row.items() if value is not None}
 
 
-def _follow(
-    predictor: Predictor, clip: EvaluationClip, timing: Timing, progress: Progress
-) -> VideoResult:
+def _follow(predictor: Predictor, clip: EvaluationClip, timing: Timing, progress: Progress) -> VideoResult:
     back = clip.affine.inverse()
     batches: list[Batch] = []
 
@@ -170,7 +170,7 @@ def _write_files(output: Path, video: VideoResult) -> None:
         if labels.mask[frame, row]:
             lines.append(f"{frame + 1},{labels.track_ids[frame, row] + 1},{place},1,{_OBJECT},1\n")
         else:
-            lines.append(f"{frame + 1},-1,{place},0,{_DISTRACTOR},1\n")
+            lines.append(f"{frame + 1},-1,{place},0,{_DISTRACTOR if source.excused else _OBJECT},1\n")
     (folder / "gt" / "gt.txt").write_text("".join(lines))
     write_results(
         output / "results" / f"{segment.name}.txt", to_mot_rows([frame.tracks for frame in video.frames])

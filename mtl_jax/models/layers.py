@@ -81,6 +81,7 @@ class ConvNorm(nn.Module):
     def __call__(
         self, x: Float[Array, "batch height width inputs"], train: bool
     ) -> Float[Array, "batch rows columns features"]:
+        """Returns the feature map, smaller by the stride."""
         x = Conv(
             self.features,
             (self.kernel_size, self.kernel_size),
@@ -106,6 +107,7 @@ class Stem(nn.Module):
     Attributes:
         features: Output channels.
         kernel_size: Height and width of the kernel.
+        stride: Step along height and width.
         padding: "SAME" (as TensorFlow pads), or (before, after) along height and width.
         norm: Kind of normalisation; see `normalization`.
         epsilon: Added to the variance.
@@ -116,7 +118,8 @@ class Stem(nn.Module):
     """
 
     features: int
-    kernel_size: int = 3
+    kernel_size: int
+    stride: int
     padding: Padding = "SAME"
     norm: Norm = "batch"
     epsilon: float = 1e-5
@@ -130,11 +133,12 @@ class Stem(nn.Module):
         previous_image: Float[Array, "batch height width 3"] | None,
         train: bool,
     ) -> Float[Array, "batch rows columns features"]:
+        """Returns features of both frames together; the previous one may be None."""
         conv = functools.partial(
             Conv,
             self.features,
             (self.kernel_size, self.kernel_size),
-            2,
+            self.stride,
             self.padding,
             use_bias=False,
             dtype=self.dtype,
@@ -161,6 +165,7 @@ class HeatmapStem(nn.Module):
         x: Float[Array, "batch height width channels"],
         previous_heatmap: Float[Array, "batch height width 1"] | None,
     ) -> Float[Array, "batch height width channels"]:
+        """Returns `x`, unchanged where there is no heat map."""
         if previous_heatmap is None:
             return x
         conv = Conv(x.shape[-1], (3, 3), use_bias=False, dtype=self.dtype, name=PREVIOUS_HEATMAP)

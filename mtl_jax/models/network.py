@@ -121,4 +121,4 @@ def initialize(network: MultiTaskNetwork, key: PRNGKeyArray) -> dict[str, Any]:
 
 def shared_mask(params: dict[str, Any]) -> PyTree[bool]:
     """Returns a tree like `params`: True on parameters that tasks share (backbone and neck), False on heads."""
-    return {name: jax.tree.map(lambda _: name != "heads", tree) for name, tree in params.items()}
+    return jax.tree.map_with_path(lambda path, _: path[0].key != "heads", params)

@@ -4,7 +4,6 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
@@ -54,7 +53,7 @@ def load_pretrained(variables: dict[str, Any], backbone: str) -> dict[str, Any]:
     """
     if backbone != "efficientnet_lite0":
         raise UserError(
-            f"model.pretrained: there are no weights for {backbone!r}; use efficientnet_lite0 or set pretrained to False"
+            f"model.pretrained: there are no weights for {backbone!r}; use efficientnet_lite0 or no pretraining"
         )
     if "backbone" not in variables.get("batch_stats", {}):
         raise UserError(
@@ -62,7 +61,10 @@ def load_pretrained(variables: dict[str, Any], backbone: str) -> dict[str, Any]:
         )
     weights = convert_efficientnet_lite0(read_tensors(find_efficientnet_lite0()))
     loaded = {
-        collection: {**variables[collection], "backbone": _fill(tree["backbone"], weights[collection]["backbone"])}
+        collection: {
+            **variables[collection],
+            "backbone": _fill(tree["backbone"], weights[collection]["backbone"]),
+        }
         for collection, tree in variables.items()
     }
     return loaded
@@ -100,21 +102,30 @@ def convert_efficientnet_lite0(tensors: dict[str, np.ndarray]) -> dict[str, Any]
         *module, kind = name.split(".")
         if kind == "num_batches_tracked":  # how long PyTorch averaged; unused with exponential averages
             continue
-        path = (
-            ("backbone", f"block{module[1]}", *_BLOCK_MODULES.get(module[2], ()))
-            if module[0] == "_blocks"
-            else _MODULES.get(module[0], ())
-        )
-        if not path:
-            raise UserError(f"model.pretrained: the weights hold {name!r}, which EfficientNet-lite0 does not have")
+        try:
+            path = _path(module)
+        except KeyError:
+            raise UserError(
+                f"model.pretrained: the weights hold {name!r}, which EfficientNet-lite0 does not have"
+            ) from None
         if path[-1] == "norm":
             collection, leaf = _NORM[kind]
         else:
             collection, leaf = "params", "kernel" if kind == "weight" else kind
             # PyTorch's kernels are (outputs, inputs, height, width) and (outputs, inputs).
-            tensor = tensor.transpose(2, 3, 1, 0) if tensor.ndim == 4 else tensor.T if tensor.ndim == 2 else tensor
+            tensor = (
+                tensor.transpose(2, 3, 1, 0) if tensor.ndim == 4 else tensor.T if tensor.ndim == 2 else tensor
+            )
         flat[(collection, *path, leaf)] = tensor
     return traverse_util.unflatten_dict(flat)
+
+
+def _path(module: list[str]) -> tuple[str, ...]:
+    """Returns where the module that PyTorch calls by these names is here."""
+    if module[0] != "_blocks":
+        return _MODULES[module[0]]
+    _, block, part = module
+    return ("backbone", f"block{block}", *_BLOCK_MODULES[part])
 
 
 def _fill(template: dict[str, Any], weights: dict[str, Any]) -> dict[str, Any]:

@@ -49,7 +49,9 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     except Exception as error:  # a damaged pickle can raise anything
-        raise UserError(f"{path}: is damaged or no PyTorch state file ({error}); install its package anew") from error
+        raise UserError(
+            f"{path}: is damaged or no PyTorch state file ({error}); install its package anew"
+        ) from error
 
 
 def _read(file: BinaryIO) -> dict[str, np.ndarray]:

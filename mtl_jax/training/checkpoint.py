@@ -111,7 +111,9 @@ def write_description(workdir: Path, config: Config, class_names: Sequence[str])
         (workdir / "config.json").write_text(config_lib.to_json(config))
         (workdir / "classes.json").write_text(json.dumps(list(class_names)) + "\n")
     except OSError as error:
-        raise UserError(f"{workdir}: cannot be written ({error.strerror}); choose another --workdir") from error
+        raise UserError(
+            f"{workdir}: cannot be written ({error.strerror}); choose another --workdir"
+        ) from error
 
 
 def read_config(workdir: Path) -> Config:

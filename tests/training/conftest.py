@@ -1,7 +1,6 @@
 """A tiny experiment and batches for it, shared by the tests of training."""
 
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,15 +8,17 @@ import pytest
 from mtl_jax.config import Config, DataConfig, ModelConfig, OptimizerConfig, TrainingConfig
 from mtl_jax.structures import Batch
 
+TINY = Config(
+    data=DataConfig(dataset="moving_objects/tiny", image_size=(64, 64), batch_size=8, max_objects=8),
+    model=ModelConfig(backbone="tiny", neck_channels=8, head_channels=8, embedding_dim=8),
+    optimizer=OptimizerConfig(warmup_steps=2),
+    training=TrainingConfig(steps=12, log_every=1, diagnose_every=5, checkpoint_every=4),
+)
+
 
 @pytest.fixture(scope="session")
 def tiny_config() -> Config:
-    return Config(
-        data=DataConfig(dataset="moving_objects/tiny", image_size=(64, 64), batch_size=8, max_objects=8),
-        model=ModelConfig(backbone="tiny", neck_channels=8, head_channels=8, embedding_dim=8),
-        optimizer=OptimizerConfig(warmup_steps=2),
-        training=TrainingConfig(steps=12, log_every=1, diagnose_every=5, checkpoint_every=4),
-    )
+    return TINY
 
 
 def random_batch(config: Config, seed: int) -> Batch:
@@ -46,8 +47,6 @@ def random_batch(config: Config, seed: int) -> Batch:
 def replace(config: Config, path: str, value: object) -> Config:
     """Returns the configuration with one field, `section.field`, changed."""
     section, field = path.split(".")
-    return dataclasses.replace(config, **{section: dataclasses.replace(getattr(config, section), **{field: value})})
-
-
-def files_of(folder: Path) -> set[str]:
-    return {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
+    return dataclasses.replace(
+        config, **{section: dataclasses.replace(getattr(config, section), **{field: value})}
+    )

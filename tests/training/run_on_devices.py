@@ -1,20 +1,17 @@
 """Trains the tiny experiment for three steps on the given number of CPU devices and saves what it learned."""
 
 import sys
-from pathlib import Path
 
 import jax
 import numpy as np
 
-jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))
-sys.path.insert(0, str(Path(__file__).parents[2]))
-
 from mtl_jax.training import mesh as mesh_lib
 from mtl_jax.training.loop import build_experiment
 from mtl_jax.training.step import init_state, make_step
-from tests.training.conftest import random_batch, tiny_config
+from tests.training.conftest import TINY, random_batch
 
-config = tiny_config.__wrapped__() if hasattr(tiny_config, "__wrapped__") else tiny_config()
+jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))  # before the first use of a device
+config = TINY
 mesh = mesh_lib.make_mesh(config.mesh, config.data.batch_size)
 assert mesh.size == int(sys.argv[1])
 experiment = build_experiment(config, num_classes=2)
@@ -28,5 +25,7 @@ step = jax.jit(
 )
 for seed in range(3):
     state, metrics = step(state, mesh_lib.to_devices(random_batch(config, seed), mesh))
-leaves = jax.tree_util.tree_flatten_with_path({"params": state.params, "stats": state.batch_stats, "metrics": metrics})[0]
+leaves = jax.tree_util.tree_flatten_with_path(
+    {"params": state.params, "stats": state.batch_stats, "metrics": metrics}
+)[0]
 np.savez(sys.argv[2], **{jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves})

@@ -18,7 +18,9 @@ EXPERIMENT = """
 from mtl_jax.config import Config, DataConfig, ModelConfig, OptimizerConfig, TrainingConfig
 
 config = Config(
-    data=DataConfig(dataset="moving_objects/tiny", data_dir={data_dir!r}, image_size=(64, 64), batch_size=4, max_objects=8),
+    data=DataConfig(
+        dataset="moving_objects/tiny", data_dir={data_dir!r}, image_size=(64, 64), batch_size=4, max_objects=8
+    ),
     model=ModelConfig(backbone="tiny", neck_channels=8, head_channels=8, embedding_dim=8),
     optimizer=OptimizerConfig(warmup_steps=2),
     training=TrainingConfig(steps=12, log_every=1, diagnose_every=5, checkpoint_every=3),
@@ -49,7 +51,9 @@ def wait_for_checkpoint(run: Path, step: int) -> None:
 def final_arrays(run: Path) -> dict[str, np.ndarray]:
     import jax
 
-    state = ocp.StandardCheckpointer().restore((run / "checkpoints" / "last" / str(STEPS) / "state").absolute())
+    state = ocp.StandardCheckpointer().restore(
+        (run / "checkpoints" / "last" / str(STEPS) / "state").absolute()
+    )
     return {jax.tree_util.keystr(k): np.asarray(v) for k, v in jax.tree_util.tree_flatten_with_path(state)[0]}
 
 
@@ -148,7 +152,10 @@ def test_second_run_into_the_same_directory_loses_nothing(experiment, finished):
     [
         (lambda c: c["training"].update(stepz=3), "unknown key training.stepz; did you mean training.steps?"),
         (lambda c: c["training"].update(steps="many"), "training.steps: expected int, found 'many'"),
-        (lambda c: c["model"].update(inputs="triple"), "model.inputs: found 'triple'; choose from 'frame', 'pair'"),
+        (
+            lambda c: c["model"].update(inputs="triple"),
+            "model.inputs: found 'triple'; choose from 'frame', 'pair'",
+        ),
     ],
 )
 def test_wrong_configuration_key(finished, tmp_path, change, message):
@@ -174,13 +181,19 @@ def test_not_a_run(tmp_path):
     assert "config.json: not found" in mtl_jax("evaluate", tmp_path, status=2)
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="mounting a small disk needs root")
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() != 0, reason="mounting a small disk needs root"
+)
 def test_full_disk_keeps_the_earlier_checkpoints(experiment, finished, tmp_path):
     """The run lies on a file system with room for a checkpoint or two."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    size = sum(f.stat().st_size for f in (finished / "checkpoints" / "last" / str(STEPS)).rglob("*") if f.is_file())
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={int(1.9 * size)}", "tmpfs", str(disk)], check=False)
+    size = sum(
+        f.stat().st_size for f in (finished / "checkpoints" / "last" / str(STEPS)).rglob("*") if f.is_file()
+    )
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={int(1.9 * size)}", "tmpfs", str(disk)], check=False
+    )
     if mounted.returncode:
         pytest.skip("this machine does not allow mounting")
     try:

@@ -13,6 +13,8 @@ from mtl_jax.training.step import forward, init_state, make_diagnosis, make_step
 
 from .conftest import random_batch, replace
 
+ROOT = Path(__file__).parents[2]
+
 
 @pytest.fixture(scope="module")
 def trained(tiny_config):
@@ -34,12 +36,18 @@ def test_losses_fall_and_everything_is_reported(trained, tiny_config):
     assert metrics[-1]["loss/classification"] < metrics[0]["loss/classification"]
     assert metrics[-1]["loss/total"] < metrics[0]["loss/total"]
     assert state.step == 8
-    assert {k for k in metrics[0] if k.startswith("norm/")} == {"norm/gradient", "norm/update", "norm/parameters"}
+    assert {k for k in metrics[0] if k.startswith("norm/")} == {
+        "norm/gradient",
+        "norm/update",
+        "norm/parameters",
+    }
 
 
 def test_average_lags_behind_the_parameters(trained):
     _, state, _ = trained
-    gap = jax.tree.map(lambda a, p: float(jnp.abs(a - p).max()), state.average["params"], state.params["model"])
+    gap = jax.tree.map(
+        lambda a, p: float(jnp.abs(a - p).max()), state.average["params"], state.params["model"]
+    )
     assert 0 < max(jax.tree.leaves(gap)) < 1
 
 
@@ -89,11 +97,14 @@ def test_other_inputs_train(tiny_config, inputs):
 
 def test_one_device_equals_eight(tmp_path):
     """The same three steps on a mesh of one and of eight devices, each in a process of its own."""
-    script = Path(__file__).with_name("run_on_devices.py")
     results = []
     for devices in (1, 8):
         output = tmp_path / f"{devices}.npz"
-        subprocess.run([sys.executable, str(script), str(devices), str(output)], check=True)
+        subprocess.run(
+            [sys.executable, "-m", "tests.training.run_on_devices", str(devices), str(output)],
+            cwd=ROOT,
+            check=True,
+        )
         results.append(np.load(output))
     one, eight = results
     assert set(one.files) == set(eight.files)

@@ -68,7 +68,7 @@ class EfficientNetLite0(nn.Module):
         current, previous = (
             normalize_images(frame, self.mean, self.std, self.dtype) for frame in (images, previous_images)
         )
-        stem = Stem(32, epsilon=EPSILON, activation=nn.relu6, **options, name="stem")
+        stem = Stem(32, 3, 2, epsilon=EPSILON, activation=nn.relu6, **options, name="stem")
         x = stem(current, previous, train)
         features = []
         for i, spec in enumerate(BLOCKS):
@@ -97,6 +97,7 @@ class InvertedResidual(nn.Module):
     def __call__(
         self, x: Float[Array, "batch height width inputs"], train: bool
     ) -> Float[Array, "batch rows columns outputs"]:
+        """Returns the feature map, smaller by the stride."""
         kernel_size, stride, expand, channels = self.spec
         options = {"epsilon": EPSILON, "norm": self.norm, "dtype": self.dtype}
         wide = expand * x.shape[-1]

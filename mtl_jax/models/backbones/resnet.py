@@ -44,7 +44,7 @@ class ResNet(nn.Module):
         current, previous = (
             normalize_images(frame, self.mean, self.std, self.dtype) for frame in (images, previous_images)
         )
-        x = Stem(64, 7, [(3, 3), (3, 3)], norm=self.norm, dtype=self.dtype, name="conv1")(
+        x = Stem(64, 7, 2, [(3, 3), (3, 3)], norm=self.norm, dtype=self.dtype, name="conv1")(
             current, previous, train
         )
         x = max_pool(x, size=3, stride=2, padding=1)
@@ -87,6 +87,8 @@ class ResidualBlock(nn.Module):
     def __call__(
         self, x: Float[Array, "batch height width inputs"], train: bool
     ) -> Float[Array, "batch rows columns outputs"]:
+        """Returns the feature map, smaller by the stride."""
+
         def conv(name: str, channels: int, size: int, stride: int, **options: Any) -> ConvNorm:
             padding = [(size // 2, size // 2)] * 2
             return ConvNorm(
