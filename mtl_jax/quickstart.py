@@ -41,6 +41,8 @@ def config(weighting: str, data_dir: Path, seed: int = 0) -> Config:
         data=DataConfig(
             dataset="moving_objects/quickstart",
             data_dir=str(data_dir),
+            max_objects=12,
+            batch_size=8,
             augment=AugmentConfig(flip=0.5, scale=(0.8, 1.25), translate=0.1, brightness=0.2, contrast=0.2),
         ),
         model=ModelConfig(backbone="tiny"),

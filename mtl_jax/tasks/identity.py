@@ -21,14 +21,16 @@ def loss(
     """Supervised contrastive loss between all identified objects of the batch.
 
     For an object `i` with others `P(i)` of the same identity and `A(i)` of any identity:
-    `-1/|P(i)| sum_p log(exp(z_i z_p / t) / sum_a exp(z_i z_a / t))`, with unit embeddings `z` at the centre cells and
-    temperature `t = 0.1`. Unlike a classifier over identities it has no parameters, so it is the same for nineteen
+    `-2t/|P(i)| sum_p log(exp(z_i z_p / t) / sum_a exp(z_i z_a / t))`, with unit embeddings `z` at the centre cells and
+    temperature `t = 0.1`. The factor `2t` makes the gradient's size independent of the temperature, as in MoCo v3;
+    without it this task drowns the others in what they share. Unlike a classifier over identities it has no parameters, so it is the same for nineteen
     people and for endless synthetic ones.
 
     Returns:
         Sum over objects that have at least one other of their identity, and their number.
 
-    Reference: Khosla et al., "Supervised Contrastive Learning", NeurIPS 2020 (arXiv:2004.11362), equation 2.
+    References: Khosla et al., "Supervised Contrastive Learning", NeurIPS 2020 (arXiv:2004.11362), equation 2; Chen et
+    al., "An Empirical Study of Training Self-Supervised Vision Transformers", ICCV 2021 (arXiv:2104.02057).
     """
     embeddings = jax.vmap(jax.vmap(at_cells))(outputs, targets.cells)
     embeddings = normalize(embeddings.reshape(-1, outputs.shape[-1]).astype(jnp.float32))
@@ -41,4 +43,4 @@ def loss(
     log_probability = jax.nn.log_softmax(similarity, axis=-1)
     positives = jnp.sum(positive, axis=-1)
     per_object = -jnp.sum(jnp.where(positive, log_probability, 0), axis=-1) / jnp.maximum(positives, 1)
-    return jnp.sum(per_object), jnp.sum(positives > 0).astype(jnp.float32)
+    return 2 * _TEMPERATURE * jnp.sum(per_object), jnp.sum(positives > 0).astype(jnp.float32)

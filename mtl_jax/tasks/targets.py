@@ -16,7 +16,9 @@ from jaxtyping import Array, Bool, Float, Int
 from mtl_jax import boxes as box_ops
 from mtl_jax.models.network import STRIDE
 
-_SPREAD = 0.54 / 6  # standard deviation of the Gaussian, relative to the box: TTFNet's alpha, box = 6 sigma
+# Standard deviation of the Gaussian: relative to the box (TTFNet: 0.09), and at least this many cells, so that a small
+# object too has neighbours that are half right.
+_SPREAD, _LEAST_SPREAD = 0.12, 0.7
 _REGION = 0.1  # cells whose Gaussian is below this take no part in regression
 
 
@@ -129,7 +131,7 @@ def _gaussians(
     shape: tuple[int, int],
 ) -> Float[Array, "objects height width"]:
     # Centred on the cell, not on the exact centre, so that the peak is exactly 1.
-    sigma = jnp.maximum(_SPREAD * box_ops.sizes(boxes) / STRIDE, 0.3)
+    sigma = jnp.maximum(_SPREAD * box_ops.sizes(boxes) / STRIDE, _LEAST_SPREAD)
 
     def along(axis: int, length: int) -> Array:
         distance = jnp.arange(length) - cells[:, axis, None]

@@ -1,0 +1,80 @@
+"""The whole way: data, training, online tracking, official scores."""
+
+import json
+
+import numpy as np
+import pytest
+
+from mtl_jax.config import (
+    AugmentConfig,
+    Config,
+    DataConfig,
+    ModelConfig,
+    OptimizerConfig,
+    TrackerConfig,
+    TrainingConfig,
+)
+from mtl_jax.data.mot_format import read_results
+from mtl_jax.data.video import open_frames
+from mtl_jax.evaluation.mot import evaluate_mot
+
+
+@pytest.fixture(scope="module")
+def overfitted(tmp_path_factory):
+    """A run on one clip of twelve frames, and the scores on that clip."""
+    from mtl_jax.evaluation.model import evaluate_state
+    from mtl_jax.training.loop import train
+
+    folder = tmp_path_factory.mktemp("overfit")
+    config = Config(
+        data=DataConfig(
+            dataset="moving_objects/tiny",
+            data_dir=str(folder / "data"),
+            train=("train-000",),
+            test=("train-000",),
+            image_size=(64, 64),
+            batch_size=4,
+            max_objects=8,
+            augment=AugmentConfig(flip=0.0),
+        ),
+        model=ModelConfig(backbone="tiny"),
+        optimizer=OptimizerConfig(learning_rate=4e-3, warmup_steps=20, ema_decay=0.95),
+        training=TrainingConfig(steps=250, diagnose_every=0, checkpoint_every=250),
+        tracker=TrackerConfig(high_score=0.4, new_score=0.5),
+    )
+    experiment, state = train(config, folder / "run")
+    return folder, evaluate_state(experiment, state, "test", folder / "evaluation")
+
+
+def test_one_clip_is_learned_by_heart(overfitted):
+    _, scores = overfitted
+    assert scores["detection"]["AP50"] >= 95
+    assert scores["tracking"]["combined"]["HOTA"] >= 90
+    assert scores["motion"]["displacement_mean"] < 0.5
+
+
+def test_scores_come_out_of_the_files_again(overfitted):
+    folder, scores = overfitted
+    output = folder / "evaluation"
+    assert evaluate_mot(output / "gt", output / "results") == scores["tracking"]
+    assert json.loads((output / "scores.json").read_text()) == scores
+
+
+def test_track_a_video_of_ones_own(overfitted):
+    """Frames go out as a folder of pictures and come back as tracks and an annotated video."""
+    from mtl_jax.data.datasets import open_dataset
+    from mtl_jax.track import track_video
+
+    folder, _ = overfitted
+    dataset = open_dataset("moving_objects/tiny", folder / "data")
+    source = folder / "own"
+    source.mkdir()
+    for i in range(12):
+        (source / f"{i}.jpg").write_bytes(dataset[i].image)
+    summary = track_video(folder / "run", source, folder / "tracks")
+    rows = read_results(folder / "tracks" / "own.txt")
+    expected = read_results(folder / "evaluation" / "results" / "train-000.txt")
+    np.testing.assert_allclose(rows.boxes, expected.boxes, atol=0.01)
+    assert summary["frames"] == 12
+    assert summary["tracks"] == len(set(rows.track_ids))
+    assert open_frames(folder / "tracks" / "own.mp4").length == 12
