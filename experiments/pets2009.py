@@ -14,6 +14,7 @@ from mtl_jax.config import (
     DataConfig,
     ModelConfig,
     OptimizerConfig,
+    TrackerConfig,
     TrainingConfig,
     WeightingConfig,
 )
@@ -53,4 +54,6 @@ config = Config(
     weighting=WeightingConfig(scheme="uncertainty"),
     optimizer=OptimizerConfig(learning_rate=1e-3, backbone_factor=0.3, warmup_steps=100, weight_decay=1e-3),
     training=TrainingConfig(steps=2000, evaluate_every=500, checkpoint_every=250, diagnose_every=100),
+    # Thresholds of the detector's scores as in CenterTrack and FairMOT, not tuned here.
+    tracker=TrackerConfig(high_score=0.4, new_score=0.5),
 )

@@ -12,6 +12,7 @@ from mtl_jax.config import (
     DataConfig,
     ModelConfig,
     OptimizerConfig,
+    TrackerConfig,
     TrainingConfig,
     WeightingConfig,
 )
@@ -43,12 +44,13 @@ def config(weighting: str, data_dir: Path, seed: int = 0) -> Config:
             data_dir=str(data_dir),
             max_objects=12,
             batch_size=8,
-            augment=AugmentConfig(flip=0.5, scale=(0.8, 1.25), translate=0.1, brightness=0.2, contrast=0.2),
+            augment=AugmentConfig(flip=0.5, brightness=0.1, contrast=0.1),
         ),
         model=ModelConfig(backbone="tiny"),
         weighting=WEIGHTINGS[weighting],
-        optimizer=OptimizerConfig(learning_rate=4e-3, warmup_steps=40, ema_decay=0.99),
-        training=TrainingConfig(steps=500, seed=seed, log_every=10, diagnose_every=50, checkpoint_every=250),
+        optimizer=OptimizerConfig(learning_rate=6e-3, warmup_steps=40, ema_decay=0.99),
+        training=TrainingConfig(steps=800, seed=seed, log_every=10, diagnose_every=100, checkpoint_every=400),
+        tracker=TrackerConfig(high_score=0.3, new_score=0.4),
     )
 
 

@@ -1,10 +1,10 @@
 """A procedural renderer of moving, textured shapes, with everything about them known.
 
-The shape is the class, the texture tells individuals apart. Colour says nothing about the class; the pattern does
-where classes have markings of their own, as animals have, and learning to tell them apart is then quick. Shapes enter and leave, run straight, turn, weave and change
-speed, come nearer and go away, rotate, and pass in front of one another, while the camera pans over a
-textured ground, the light changes and the sensor adds noise. The same configuration and seed give the same
-pixels.
+The shape is the class, the texture tells individuals apart. Colour says nothing about the class; the pattern does where
+classes have markings of their own, as animals have, and learning to tell them apart is then quick. Shapes enter and
+leave, run straight, turn, weave and change speed, come nearer and go away, rotate, and pass in front of one another,
+while the camera pans over a textured ground, the light changes and the sensor adds noise. The same configuration and
+seed give the same pixels.
 """
 
 import dataclasses

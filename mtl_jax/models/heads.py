@@ -41,7 +41,7 @@ class Heads(nn.Module):
             # Objects are rare: without the prior the loss of the many empty cells drowns the rest at first
             # (Lin et al., "Focal Loss for Dense Object Detection", arXiv:1708.02002).
             init = {
-                "kernel_init": nn.initializers.normal(0.01),
+                "kernel_init": nn.initializers.zeros,
                 "bias_init": nn.initializers.constant(math.log(PRIOR / (1 - PRIOR))),
             }
         output = Conv(channels, (1, 1), dtype=self.dtype, name=f"{task}_output", **init)

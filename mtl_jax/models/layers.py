@@ -1,19 +1,31 @@
 """Building blocks that backbones, neck and heads share."""
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
 from mtl_jax.models.convolution import convolution
 
 Norm = Literal["batch", "group", "frozen"]
 Padding = str | Sequence[tuple[int, int]]
 
-Conv = functools.partial(nn.Conv, kernel_init=nn.initializers.he_normal(), conv_general_dilated=convolution)
+
+def he_normal(key: PRNGKeyArray, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Float[Array, "..."]:
+    """Returns a kernel, its last axis the outputs, from the normal distribution of variance `2 / inputs`.
+
+    Drawn as a vector: XLA's CPU backend takes a second or more to compile the drawing of each four-dimensional kernel.
+    """
+    deviation = math.sqrt(2 / math.prod(shape[:-1]))
+    return deviation * jax.random.normal(key, (math.prod(shape),), dtype).reshape(shape)
+
+
+Conv = functools.partial(nn.Conv, kernel_init=he_normal, conv_general_dilated=convolution)
 """`flax.linen.Conv` in the form that is fast on the backend, initialised for a ReLU to follow."""
 
 PREVIOUS_IMAGE = "previous_image"
@@ -101,8 +113,8 @@ class ConvNorm(nn.Module):
 class Stem(nn.Module):
     """First layer of a backbone: a convolution over each frame, their sum, normalisation, activation.
 
-    The previous frame has weights of its own, so that weights pretrained on stills stay valid: with zeros there, the
-    layer is the one for a single frame.
+    The previous frame has weights of its own, so that weights pretrained on stills stay valid: they are zero at first,
+    and the layer is the one for a single frame.
 
     Attributes:
         features: Output channels.
@@ -145,13 +157,15 @@ class Stem(nn.Module):
         )
         x = conv(name="conv")(image)
         if previous_image is not None:
-            x += conv(name=PREVIOUS_IMAGE)(previous_image)
+            x += conv(name=PREVIOUS_IMAGE, kernel_init=nn.initializers.zeros)(previous_image)
         x = normalization(self.norm, train, epsilon=self.epsilon, dtype=self.dtype, name="norm")(x)
         return self.activation(x)
 
 
 class HeatmapStem(nn.Module):
     """Adds what was found in the previous frame, a heat map at stride 4, to a feature map of that stride.
+
+    Its weights are zero at first.
 
     Attributes:
         dtype: Type of the activations.
@@ -168,7 +182,14 @@ class HeatmapStem(nn.Module):
         """Returns `x`, unchanged where there is no heat map."""
         if previous_heatmap is None:
             return x
-        conv = Conv(x.shape[-1], (3, 3), use_bias=False, dtype=self.dtype, name=PREVIOUS_HEATMAP)
+        conv = Conv(
+            x.shape[-1],
+            (3, 3),
+            use_bias=False,
+            kernel_init=nn.initializers.zeros,
+            dtype=self.dtype,
+            name=PREVIOUS_HEATMAP,
+        )
         return x + conv(previous_heatmap)
 
 

@@ -17,13 +17,13 @@ def loss(
     """Penalty-reduced focal loss over the heat map, and cross entropy between the classes at the centres.
 
     With `p` the predicted probability and `y` the Gaussian target: `-(1 - p)^2 log p` at centres (`y = 1`),
-    `-(1 - y)^4 p^2 log(1 - p)` elsewhere; nothing in ignore regions, unless a centre lies there. This finds objects, but
-    is slow to tell classes apart, for a wrong class is weighed by its small `p^2`; so `-log softmax(logits)[class]` is
-    added at each object's centre. It vanishes where there is one class.
+    `-(1 - y)^4 p^2 log(1 - p)` elsewhere; nothing in ignore regions, unless a centre lies there. This finds objects,
+    but is slow to tell classes apart, for a wrong class is weighed by its small `p^2`; so `-log softmax(logits)[class]`
+    is added at each object's centre. It vanishes where there is one class.
 
     Returns:
-        Sum over all cells, classes and objects, and the number of objects (at least 1 for each frame, as an empty frame
-        has background to learn).
+        Sum over all cells, classes and objects, and the number of objects (at least 1 for each frame, as an empty
+        frame has background to learn).
 
     Reference: Law & Deng, "CornerNet", ECCV 2018 (arXiv:1808.01244), equation 1, for the focal loss.
     """

@@ -23,8 +23,8 @@ def loss(
     For an object `i` with others `P(i)` of the same identity and `A(i)` of any identity:
     `-2t/|P(i)| sum_p log(exp(z_i z_p / t) / sum_a exp(z_i z_a / t))`, with unit embeddings `z` at the centre cells and
     temperature `t = 0.1`. The factor `2t` makes the gradient's size independent of the temperature, as in MoCo v3;
-    without it this task drowns the others in what they share. Unlike a classifier over identities it has no parameters, so it is the same for nineteen
-    people and for endless synthetic ones.
+    without it this task drowns the others in what they share. Unlike a classifier over identities the loss has no
+    parameters, so it is the same for nineteen people and for endless synthetic ones.
 
     Returns:
         Sum over objects that have at least one other of their identity, and their number.

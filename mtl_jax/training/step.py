@@ -164,9 +164,9 @@ def make_step(experiment: Experiment) -> Callable[[TrainState, Batch], tuple[Tra
 
         metrics = {
             "loss/total": total,
-            "norm/gradient": optax.global_norm(grads["model"]),
-            "norm/update": optax.global_norm(updates["model"]),
-            "norm/parameters": optax.global_norm(params["model"]),
+            "norm/gradient": optax.tree.norm(grads["model"]),
+            "norm/update": optax.tree.norm(updates["model"]),
+            "norm/parameters": optax.tree.norm(params["model"]),
         }
         for i, task in enumerate(config.tasks):
             metrics[f"loss/{task}"] = losses[i]

@@ -13,7 +13,7 @@ from mtl_jax.models.convolution import convolution, depthwise, max_pool
 
 
 def _random(seed: int, *shape: int) -> jax.Array:
-    return jax.random.normal(jax.random.key(seed), shape)
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 from mtl_jax.config import ModelConfig
 from mtl_jax.errors import UserError
 from mtl_jax.models.backbones import BACKBONES, build_backbone
+from mtl_jax.models.layers import he_normal
 from mtl_jax.models.network import MultiTaskNetwork, build_network, initialize, shared_mask
 
 TASKS = ("box", "classification", "motion", "identity")
@@ -164,19 +165,34 @@ def test_trunk_and_heads_apart_are_the_whole():
     jax.tree.map(np.testing.assert_array_equal, outputs, _apply(network, variables, *inputs))
 
 
-def test_previous_frame_and_heatmap_reach_the_outputs():
+def test_previous_frame_and_heatmap_reach_the_outputs_once_learned():
     network, variables = _network()
     image, previous, heatmap = _inputs("pair_heatmap")
-    outputs = _apply(network, variables, image, previous, heatmap)
-    for other in ((image, 255 - previous, heatmap), (image, previous, 1 - heatmap)):
-        changed = _apply(network, variables, *other)
-        assert all(not np.allclose(outputs[task], changed[task]) for task in TASKS)
+
+    def embeddings(params, previous, heatmap):
+        return network.apply({**variables, "params": params}, image, previous, heatmap)["identity"]
+
+    embeddings = jax.jit(embeddings)
+    others = [(255 - previous, heatmap), (previous, 1 - heatmap)]
+    start = variables["params"]
+    for other in others:
+        np.testing.assert_array_equal(embeddings(start, *other), embeddings(start, previous, heatmap))
+    learned = jax.tree.map(lambda leaf: leaf + 0.1, start)
+    for other in others:
+        assert not np.allclose(embeddings(learned, *other), embeddings(learned, previous, heatmap))
 
 
-def test_classification_starts_near_its_prior():
+def test_classification_starts_at_its_prior():
     network, variables = _network()
     logits = _apply(network, variables, *_inputs("pair_heatmap"))["classification"]
-    np.testing.assert_allclose(jax.nn.sigmoid(logits), 0.1, atol=0.03)
+    np.testing.assert_allclose(jax.nn.sigmoid(logits), 0.1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(3, 3, 16, 64), (1, 1, 64, 32), (5, 5, 1, 256)])
+def test_kernels_start_with_the_variance_that_a_relu_needs(shape):
+    kernel = he_normal(jax.random.key(0), shape)
+    assert kernel.shape == shape
+    np.testing.assert_allclose(kernel.var() * np.prod(shape[:3]), 2, rtol=0.1)
 
 
 def test_shared_mask_divides_heads_from_the_rest():

@@ -53,7 +53,7 @@ def test_average_lags_behind_the_parameters(trained):
 
 def test_diagnosis_equals_gradients_taken_one_by_one(trained, tiny_config):
     experiment, state, _ = trained
-    batch = random_batch(tiny_config, 0)
+    batch = jax.tree.map(jnp.asarray, random_batch(tiny_config, 0))
     is_shared = shared_mask(state.params["model"])
     rows = jax.device_get(jax.jit(make_diagnosis(experiment, is_shared))(state, batch))
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
