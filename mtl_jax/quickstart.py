@@ -98,8 +98,8 @@ def _run_one(name: str, config: Config, workdir: Path) -> dict:
     begin = time.perf_counter()
     experiment, state = train(config, workdir)
     seconds = time.perf_counter() - begin
-    videos, _ = follow_split(experiment, state, "test")
-    scores = score(experiment, videos, workdir / "evaluation")
+    videos, timing = follow_split(experiment, state, "test")
+    scores = score(experiment, videos, timing, workdir / "evaluation")
     _annotate(videos[0], config, workdir / "evaluation" / "tracks.mp4")
     metrics = [row for row in read_metrics(workdir) if "loss/total" in row]
     tail = metrics[-max(len(metrics) // 10, 1) :]

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from mtl_jax.reporting.overlay import FrameTracks, annotate_video
 from mtl_jax.training.checkpoint import read_classes
 
 
-def track_video(run: Path, source: Path, output: Path) -> dict[str, float]:
+def track_video(run: Path, source: Path, output: Path) -> dict[str, Any]:
     """Follows the objects in a video with a trained run.
 
     Writes `NAME.txt` (MOTChallenge results), `NAME.mp4` (every object with class, identity and trail) and `NAME.json`

@@ -47,7 +47,7 @@ class VideoResult(NamedTuple):
 def evaluate_state(experiment: Experiment, state: TrainState, split: Split, output: Path) -> dict[str, Any]:
     """Follows the objects in the videos of a split and scores what was found: `follow_split`, then `score`."""
     videos, timing = follow_split(experiment, state, split)
-    return score(experiment, videos, output) | {"frames_per_second": timing.frames_per_second()}
+    return score(experiment, videos, timing, output)
 
 
 def follow_split(experiment: Experiment, state: TrainState, split: Split) -> tuple[list[VideoResult], Timing]:
@@ -68,7 +68,9 @@ def follow_split(experiment: Experiment, state: TrainState, split: Split) -> tup
         return [_follow(predictor, clip, timing, progress) for clip in clips], timing
 
 
-def score(experiment: Experiment, videos: Sequence[VideoResult], output: Path) -> dict[str, Any]:
+def score(
+    experiment: Experiment, videos: Sequence[VideoResult], timing: Timing, output: Path
+) -> dict[str, Any]:
     """Scores what was found in videos.
 
     All scores are taken in pixels of the original video. Tracks are scored by TrackEval from files, as those of any
@@ -78,11 +80,12 @@ def score(experiment: Experiment, videos: Sequence[VideoResult], output: Path) -
     Args:
         experiment: The parts of the run.
         videos: What was found, from `follow_split`.
+        timing: The time that it took.
         output: Where ground truth, result files and `scores.json` go.
 
     Returns:
         `detection` (COCO), `tracking` (TrackEval: `sequences` and `combined`), `identity` (re-identification) and
-        `motion` (errors in pixels), in percent where the field prints percent.
+        `motion` (errors in pixels), in percent where the field prints percent; and `frames_per_second`.
     """
     config = experiment.config
     class_names = open_dataset(config.data.dataset, config.data.data_dir).class_names
@@ -109,6 +112,7 @@ def score(experiment: Experiment, videos: Sequence[VideoResult], output: Path) -
         )
     if "motion" in config.tasks:
         scores["motion"] = evaluate_motion(truth, detections, pairs)
+    scores["frames_per_second"] = timing.frames_per_second()
     (output / "scores.json").write_text(json.dumps(scores, indent=2) + "\n")
     return scores
 

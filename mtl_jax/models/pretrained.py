@@ -60,14 +60,10 @@ def load_pretrained(variables: dict[str, Any], backbone: str) -> dict[str, Any]:
             "model.pretrained: the weights belong to batch norm; set model.norm to 'batch' or 'frozen', not 'group'"
         )
     weights = convert_efficientnet_lite0(read_tensors(find_efficientnet_lite0()))
-    loaded = {
-        collection: {
-            **variables[collection],
-            "backbone": _fill(tree["backbone"], weights[collection]["backbone"]),
-        }
+    return {
+        collection: {**tree, "backbone": _fill(tree["backbone"], weights[collection]["backbone"])}
         for collection, tree in variables.items()
     }
-    return loaded
 
 
 def find_efficientnet_lite0() -> Path:

@@ -153,9 +153,9 @@ def _manager(directory: Path, keep: int) -> ocp.CheckpointManager:
 
 def _save(manager: ocp.CheckpointManager, state: TrainState, data: Any, config: Config) -> None:
     step = int(state.step)
-    if step in manager.all_steps():
-        return
     try:
+        if step in manager.all_steps():
+            manager.delete(step)  # damaged: the run came from before it, and is here again
         manager.save(
             step,
             args=ocp.args.Composite(

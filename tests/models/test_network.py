@@ -102,15 +102,15 @@ def test_unknown_backbone_is_refused():
 
 
 def test_image_size_that_does_not_fit_is_refused():
-    network, variables = _network(inputs="frame")
+    network = build_network(dataclasses.replace(SMALL, inputs="frame"), TASKS, num_classes=3)
     with pytest.raises(UserError, match=r"data.image_size.*\(32, 40\).*32"):
-        network.apply(variables, *_inputs("frame", size=(32, 40)))
+        jax.eval_shape(network.apply, _abstract(network), *_inputs("frame", size=(32, 40)))
 
 
 def test_inputs_that_were_not_agreed_are_refused():
-    network, variables = _network(inputs="pair")
+    network = build_network(dataclasses.replace(SMALL, inputs="pair"), TASKS, num_classes=3)
     with pytest.raises(ValueError, match="pair"):
-        network.apply(variables, *_inputs("frame"))
+        jax.eval_shape(network.apply, _abstract(network), *_inputs("frame"))
 
 
 def test_batch_statistics_change_in_training_only():

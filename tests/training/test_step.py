@@ -96,7 +96,7 @@ def test_other_inputs_train(tiny_config, inputs):
 
 
 def test_one_device_equals_eight(tmp_path):
-    """The same three steps on a mesh of one and of eight devices, each in a process of its own."""
+    """The same step on a mesh of one and of eight devices, each in a process of its own."""
     results = []
     for devices in (1, 8):
         output = tmp_path / f"{devices}.npz"
@@ -109,5 +109,5 @@ def test_one_device_equals_eight(tmp_path):
     one, eight = results
     assert set(one.files) == set(eight.files)
     for name in one.files:
-        # Sums over the batch are taken in another order; Adam divides by small numbers.
-        np.testing.assert_allclose(one[name], eight[name], rtol=2e-3, atol=2e-4, err_msg=name)
+        # Sums over the batch are taken in another order, in float32.
+        np.testing.assert_allclose(one[name], eight[name], rtol=1e-4, atol=1e-5, err_msg=name)
