@@ -25,7 +25,7 @@ def test_images_are_stored_untouched_with_their_labels(make_sequence, tmp_path):
     assert dataset.name == "mot_challenge/default"
     assert dataset.class_names == ("pedestrian",)
     assert (dataset.max_objects, dataset.num_tracks) == (2, 2)
-    assert dataset.sequences[0][:] == ("SEQ", "train", 0, LENGTH, 12.5, WIDTH, HEIGHT)
+    assert dataset.sequences[0][:] == ("SEQ", "train", 0, LENGTH, 12.5, WIDTH, HEIGHT, False)
     for t in range(1, LENGTH + 1):
         record = dataset[t - 1]
         assert record.image == (folder / "img1" / f"{t:06d}.jpg").read_bytes()
