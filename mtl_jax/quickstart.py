@@ -83,7 +83,7 @@ def run(workdir: Path, seed: int = 0) -> list[dict]:
         videos={name: workdir / name / "evaluation" / "tracks.mp4" for name in WEIGHTINGS},
         results={name: workdir / name / "evaluation" / "results" for name in WEIGHTINGS},
         notes=[
-            "Scores are in percent, on the test videos, which were neither trained on nor looked at. Losses are means "
+            "Scores are in percent, on the test videos, which are not trained on. Losses are means "
             "over the last tenth of training, before weighting; weights are those at its end. Seconds are of training, "
             "compilation included."
         ],

@@ -1,7 +1,7 @@
 """Scores of a trained network on a split: detection, tracking, identity and motion, online, video after video."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -134,7 +134,7 @@ def _follow(predictor: Predictor, clip: EvaluationClip, timing: Timing, progress
     back = clip.affine.inverse()
     batches: list[Batch] = []
 
-    def frames():  # type: ignore[no-untyped-def]
+    def frames() -> Iterator[np.ndarray]:
         for batch in clip.batches:
             batches.append(batch._replace(images=None))
             yield from batch.images
