@@ -112,7 +112,7 @@ class WeightingConfig:
     """`fixed`, `equal` or `uncertainty`."""
     weights: dict[str, float] = dataclasses.field(default_factory=dict)
     """For `fixed`: weight of each task."""
-    learning_rate: float = 0.01
+    learning_rate: float = 0.003
     """Learning rate of learned weights; they have no weight decay."""
 
 
@@ -180,6 +180,8 @@ class TrackerConfig:
     """Detections from here on can go on with a track seen in the frame before, but not find a lost one."""
     new_score: float = 0.6
     """Detections from here on start a track when unmatched."""
+    duplicate_iou: float = 1.0
+    """A detection that overlaps a better one by more than this, of whatever class, is passed over; 1: none is."""
     match_iou: float = 0.2
     """Least overlap in the first matching, and with tentative tracks."""
     low_match_iou: float = 0.5

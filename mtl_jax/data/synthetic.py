@@ -75,7 +75,7 @@ PRESETS: dict[str, SceneConfig] = {
         validation=(2, 12),
         test=(2, 12),
     ),
-    "quickstart": SceneConfig(markings=True, train=(80, 14)),
+    "quickstart": SceneConfig(markings=True, speed=5.0, pan=1.5, train=(400, 4)),
     "standard": SceneConfig(
         height=192,
         width=256,

@@ -1,12 +1,11 @@
 """How far predicted motion is from the objects' own."""
 
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
-from mtl_jax import boxes as box_lib
 from mtl_jax.evaluation.matching import Labels, Pairs
 from mtl_jax.structures import Detections
+from mtl_jax.tasks.motion import previous_displacement
 
 
 def evaluate_motion(labels: Labels, detections: Detections, pairs: Pairs) -> dict[str, float | None]:
@@ -24,7 +23,7 @@ def evaluate_motion(labels: Labels, detections: Detections, pairs: Pairs) -> dic
         `displacement_mean`, `displacement_median`, over objects that were there in the frame before;
         `velocity_mean`, `velocity_median`, over objects with an identity. None where there is nothing to measure.
     """
-    moved, known = _displacement(labels)
+    moved, known = (np.asarray(x) for x in previous_displacement(labels.boxes, labels.track_ids, labels.mask))
     objects = pairs.frames, pairs.objects
     found = pairs.frames, pairs.detections
     displacement = np.linalg.norm(np.asarray(detections.displacement)[found] - moved[objects], axis=-1)
@@ -33,20 +32,6 @@ def evaluate_motion(labels: Labels, detections: Detections, pairs: Pairs) -> dic
     )
     identified = np.asarray(labels.track_ids)[objects] >= 0
     return _summary("displacement", displacement[known[objects]]) | _summary("velocity", velocity[identified])
-
-
-def _displacement(
-    labels: Labels,
-) -> tuple[Float[np.ndarray, "frames objects 2"], Bool[np.ndarray, "frames objects"]]:
-    """Returns the way from each object's centre to its centre in the frame before, and where there is one."""
-    centers = np.asarray(box_lib.centers(jnp.asarray(labels.boxes)))
-    ids = np.where(labels.mask, labels.track_ids, -1)
-    same = (ids[1:, :, None] == ids[:-1, None, :]) & (ids[1:, :, None] >= 0)
-    before = np.take_along_axis(centers[:-1], same.argmax(axis=2)[..., None], axis=1)
-    moved, known = np.zeros_like(centers), np.zeros(ids.shape, bool)
-    moved[1:] = before - centers[1:]
-    known[1:] = same.any(axis=2)
-    return moved, known
 
 
 def _summary(name: str, errors: Float[np.ndarray, "pairs"]) -> dict[str, float | None]:

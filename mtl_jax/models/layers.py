@@ -113,8 +113,8 @@ class ConvNorm(nn.Module):
 class Stem(nn.Module):
     """First layer of a backbone: a convolution over each frame, their sum, normalisation, activation.
 
-    The previous frame has weights of its own, so that weights pretrained on stills stay valid: they are zero at first,
-    and the layer is the one for a single frame.
+    The previous frame has weights of its own, so that weights pretrained on stills stay valid. Trained from scratch
+    they must start at random like the others: from zero, motion is not learned for hundreds of steps.
 
     Attributes:
         features: Output channels.
@@ -157,15 +157,13 @@ class Stem(nn.Module):
         )
         x = conv(name="conv")(image)
         if previous_image is not None:
-            x += conv(name=PREVIOUS_IMAGE, kernel_init=nn.initializers.zeros)(previous_image)
+            x += conv(name=PREVIOUS_IMAGE)(previous_image)
         x = normalization(self.norm, train, epsilon=self.epsilon, dtype=self.dtype, name="norm")(x)
         return self.activation(x)
 
 
 class HeatmapStem(nn.Module):
     """Adds what was found in the previous frame, a heat map at stride 4, to a feature map of that stride.
-
-    Its weights are zero at first.
 
     Attributes:
         dtype: Type of the activations.
@@ -186,7 +184,6 @@ class HeatmapStem(nn.Module):
             x.shape[-1],
             (3, 3),
             use_bias=False,
-            kernel_init=nn.initializers.zeros,
             dtype=self.dtype,
             name=PREVIOUS_HEATMAP,
         )

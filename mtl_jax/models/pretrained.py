@@ -41,8 +41,8 @@ _BLOCK_MODULES = {
 def load_pretrained(variables: dict[str, Any], backbone: str) -> dict[str, Any]:
     """Returns a network's variables with the backbone's replaced by ImageNet weights.
 
-    What the backbone knows of the previous frame starts from zero, so that the network starts as the one for single
-    frames that was pretrained; neck and heads stay as they are.
+    The weights for the previous image start from zero, so that the network starts as the one for single frames that
+    was pretrained; those for the previous heat map, neck and heads stay as they are.
 
     Args:
         variables: "params" and "batch_stats" of a `MultiTaskNetwork`.
@@ -125,17 +125,14 @@ def _path(module: list[str]) -> tuple[str, ...]:
 
 
 def _fill(template: dict[str, Any], weights: dict[str, Any]) -> dict[str, Any]:
-    """Returns `weights` after comparing them with `template`, completed by zeros where they are not expected to be."""
+    """Returns `weights` after comparing them with `template`, completed where they are not expected to be."""
     expected = traverse_util.flatten_dict(template)
     given = traverse_util.flatten_dict(weights)
-    zeros = {
-        path: jnp.zeros_like(leaf)
-        for path, leaf in expected.items()
-        if PREVIOUS_IMAGE in path or PREVIOUS_HEATMAP in path
-    }
-    wanted = {path: leaf.shape for path, leaf in expected.items() if path not in zeros}
+    new = {path: jnp.zeros_like(leaf) for path, leaf in expected.items() if PREVIOUS_IMAGE in path}
+    new |= {path: leaf for path, leaf in expected.items() if PREVIOUS_HEATMAP in path}
+    wanted = {path: leaf.shape for path, leaf in expected.items() if path not in new}
     found = {path: leaf.shape for path, leaf in given.items()}
     if wanted != found:
         differing = sorted("/".join(path) for path, _ in wanted.items() ^ found.items())
         raise UserError(f"model.pretrained: the weights are not those of this backbone; see {differing[0]}")
-    return traverse_util.unflatten_dict(zeros | {path: jnp.asarray(leaf) for path, leaf in given.items()})
+    return traverse_util.unflatten_dict(new | {path: jnp.asarray(leaf) for path, leaf in given.items()})

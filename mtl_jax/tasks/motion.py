@@ -2,7 +2,8 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Int
 
 from mtl_jax import boxes as box_ops
 from mtl_jax.structures import Batch
@@ -10,45 +11,45 @@ from mtl_jax.tasks.targets import STRIDE, Targets
 
 
 def previous_displacement(
-    batch: Batch,
-) -> tuple[Float[Array, "batch time objects 2"], Bool[Array, "batch time objects"]]:
-    """Returns each object's displacement to the clip's previous frame, and whether it is known.
+    boxes: Float[ArrayLike, "*batch time objects 4"],
+    track_ids: Int[ArrayLike, "*batch time objects"],
+    mask: Bool[ArrayLike, "*batch time objects"],
+) -> tuple[Float[Array, "*batch time objects 2"], Bool[Array, "*batch time objects"]]:
+    """Returns each object's displacement to the frame before, and whether it is known.
 
-    The displacement is `centre(previous) - centre(now)` in input pixels; it is known for objects with an identity
-    that is also in the previous frame, so never in the first frame of a clip.
+    The displacement is `centre(previous) - centre(now)`, in the boxes' pixels; it is known for objects with an
+    identity that is also in the frame before, so never in the first one.
     """
-    centers = box_ops.centers(batch.boxes)
-    identified = batch.mask & (batch.track_ids >= 0)
-    same = batch.track_ids[:, 1:, :, None] == batch.track_ids[:, :-1, None, :]
-    same &= identified[:, 1:, :, None] & identified[:, :-1, None, :]
-    match = jnp.argmax(same, axis=-1)
-    previous = jnp.take_along_axis(centers[:, :-1], match[..., None], axis=2)
-    displacement = jnp.where(jnp.any(same, axis=-1)[..., None], previous - centers[:, 1:], 0)
+    centers = box_ops.centers(jnp.asarray(boxes))
+    ids = jnp.where(mask, track_ids, -1)
+    same = (ids[..., 1:, :, None] == ids[..., :-1, None, :]) & (ids[..., 1:, :, None] >= 0)
+    previous = jnp.take_along_axis(centers[..., :-1, :, :], jnp.argmax(same, axis=-1)[..., None], axis=-2)
+    known = jnp.any(same, axis=-1)
+    displacement = jnp.where(known[..., None], previous - centers[..., 1:, :, :], 0)
 
-    def after_first(x: Array) -> Array:
-        return jnp.concatenate([jnp.zeros_like(x[:, :1]), x], axis=1)
-
-    return after_first(displacement), after_first(jnp.any(same, axis=-1))
+    first = [(0, 0)] * (known.ndim - 2) + [(1, 0), (0, 0)]
+    return jnp.pad(displacement, [*first, (0, 0)]), jnp.pad(known, first)
 
 
 def loss(
     outputs: Float[Array, "batch time height width 4"], batch: Batch, targets: Targets
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """L1 distance of displacement and of velocity, in cells, averaged over each object's cells.
+    """L1 distance of displacement and of velocity, in pixels, averaged over each object's cells.
 
-    Channels 0 and 1 are the displacement to the previous frame of the clip, 2 and 3 the velocity per video frame.
+    Channels 0 and 1 are the displacement to the previous frame of the clip, 2 and 3 the velocity per video frame; the
+    outputs count in cells.
     An object whose displacement is unknown still teaches its velocity; one without identity teaches nothing.
 
     Returns:
         Sum over labelled vectors, and their number.
     """
-    displacement, displacement_known = previous_displacement(batch)
+    displacement, displacement_known = previous_displacement(batch.boxes, batch.track_ids, batch.mask)
     velocity_known = batch.mask & (batch.track_ids >= 0)
-    target = jnp.concatenate([displacement, batch.velocity], axis=-1) / STRIDE
+    target = jnp.concatenate([displacement, batch.velocity], axis=-1)
     known = jnp.stack([displacement_known, velocity_known], axis=-1).astype(jnp.float32)
 
     def one_frame(outputs: Array, target: Array, known: Array, targets: Targets) -> Array:
-        error = jnp.abs(outputs - target[targets.assignment])
+        error = jnp.abs(outputs * STRIDE - target[targets.assignment])
         vectors = jnp.stack([error[..., :2].sum(-1), error[..., 2:].sum(-1)], axis=-1)
         return jnp.sum(targets.weight[..., None] * known[targets.assignment] * vectors)
 

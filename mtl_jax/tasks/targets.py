@@ -60,6 +60,7 @@ def make_targets(
     """
     height, width = shape
     cells = center_cells(boxes, shape)
+    # Centred on the cell, not on the exact centre, so that the peak is exactly 1.
     gaussians = _gaussians(boxes, cells, mask, shape)
 
     heatmap = jnp.zeros((num_classes, height, width)).at[classes].max(gaussians)
@@ -83,8 +84,12 @@ def center_cells(boxes: Float[Array, "*n 4"], shape: tuple[int, int]) -> Int[Arr
 def render_heatmap(
     boxes: Float[Array, "objects 4"], mask: Bool[Array, "objects"], shape: tuple[int, int]
 ) -> Float[Array, "height width"]:
-    """Returns the class-agnostic heat map of the given boxes: the network's memory of the previous frame."""
-    return jnp.max(_gaussians(boxes, center_cells(boxes, shape), mask, shape), axis=0, initial=0)
+    """Returns the class-agnostic heat map of the given boxes: the network's memory of the previous frame.
+
+    Centred on the exact centres, so that motion by a fraction of a cell can be read off it.
+    """
+    positions = box_ops.centers(boxes) / STRIDE - 0.5
+    return jnp.max(_gaussians(boxes, positions, mask, shape), axis=0, initial=0)
 
 
 def perturb_objects(
@@ -126,15 +131,15 @@ def at_cells(
 
 def _gaussians(
     boxes: Float[Array, "objects 4"],
-    cells: Int[Array, "objects 2"],
+    positions: Int[Array, "objects 2"] | Float[Array, "objects 2"],
     mask: Bool[Array, "objects"],
     shape: tuple[int, int],
 ) -> Float[Array, "objects height width"]:
-    # Centred on the cell, not on the exact centre, so that the peak is exactly 1.
+    """Returns a Gaussian for each object, around its column and row."""
     sigma = jnp.maximum(_SPREAD * box_ops.sizes(boxes) / STRIDE, _LEAST_SPREAD)
 
     def along(axis: int, length: int) -> Array:
-        distance = jnp.arange(length) - cells[:, axis, None]
+        distance = jnp.arange(length) - positions[:, axis, None]
         return jnp.exp(-0.5 * (distance / sigma[:, axis, None]) ** 2)
 
     gaussians = along(1, shape[0])[:, :, None] * along(0, shape[1])[:, None, :]

@@ -9,10 +9,12 @@ optimal assignment among what the turns before left over:
 3. confirmed tracks seen in the frame before, detections of low score: overlap;
 4. tentative tracks, detections of high score: overlap.
 
-What is left of the detections starts new tracks if its score is high enough.
+What is left of the detections starts new tracks if its score is high enough. Before all this, of detections that lie
+on one another only the best remains, where that is asked for: a detector that finds each class by itself reports an
+object twice that it takes for one of two classes.
 
 References: Zhang et al., "ByteTrack", ECCV 2022 (arXiv:2110.06864), for the turns; Zhang et al., "FairMOT", IJCV 2021
-(arXiv:2004.01888), for appearance.
+(arXiv:2004.01888), for appearance; Bolya et al., "YOLACT", ICCV 2019 (arXiv:1904.02689), for suppressing in one go.
 """
 
 import dataclasses
@@ -129,7 +131,7 @@ def make(config: TrackerConfig) -> Tracker:
 
 
 def _step(config: TrackerConfig, state: TrackerState, detections: Detections) -> tuple[TrackerState, Tracks]:
-    detections = _finite(detections)
+    detections = _distinct(_finite(detections), config.duplicate_iou)
     state = state._replace(motion=kalman.predict(state.motion), frame=state.frame + 1)
     match = _match(config, state, detections)
     state = _follow(config, state, detections, match)
@@ -253,6 +255,16 @@ def _finite(detections: Detections) -> Detections:
     if detections.displacement is not None:
         usable &= jnp.isfinite(detections.displacement).all(axis=-1)
     return _only(usable, detections._replace(mask=usable))
+
+
+def _distinct(detections: Detections, duplicate_iou: float) -> Detections:
+    """Takes rows out that overlap a better one, of whatever class: an object is where it is but once."""
+    scores = jnp.where(detections.mask, detections.scores, -jnp.inf)
+    order = jnp.arange(len(scores))
+    better = (scores[:, None] > scores) | ((scores[:, None] == scores) & (order[:, None] < order))
+    again = jnp.any(better & (costs.overlap(detections.boxes, detections.boxes) > duplicate_iou), axis=0)
+    distinct = detections.mask & ~again
+    return _only(distinct, detections._replace(mask=distinct))
 
 
 def _taken(match: Int[Array, " tracks"], rows: int) -> Bool[Array, " detections"]:

@@ -106,11 +106,14 @@ def test_a_pair_network_starts_as_the_pretrained_one_for_single_frames(path, var
     assert jax.tree.structure(loaded) == jax.tree.structure(variables)
     rng = np.random.default_rng(0)
     image, previous = jnp.asarray(rng.integers(0, 256, (2, 1, 32, 32, 3)), jnp.uint8)
-    heatmap = jnp.asarray(rng.random((1, 8, 8, 1)), jnp.float32)
+    heatmap = jnp.zeros((1, 8, 8, 1))
     backbone = {collection: tree["backbone"] for collection, tree in loaded.items()}
     apply = jax.jit(EfficientNetLite0().apply)
     expected, found = apply(backbone, image), apply(backbone, image, previous, heatmap)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), expected, found)
+    # With objects in the frame before, it does see them.
+    different = apply(backbone, image, previous, heatmap.at[0, 4, 4].set(1))
+    assert not any(np.allclose(a, b) for a, b in zip(found, different, strict=True))
     # Neck and heads are left alone.
     for part in ("neck", "heads"):
         jax.tree.map(np.testing.assert_array_equal, loaded["params"][part], variables["params"][part])

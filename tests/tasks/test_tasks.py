@@ -42,7 +42,7 @@ def make_batch() -> Batch:
 def perfect_outputs(batch: Batch) -> dict[str, jax.Array]:
     """What a network would say that knows the answers: each cell tells of its assigned object."""
     targets = batch_targets(batch, CLASSES)
-    displacement, _ = motion.previous_displacement(batch)
+    displacement, _ = motion.previous_displacement(batch.boxes, batch.track_ids, batch.mask)
     rows, columns = jnp.meshgrid(jnp.arange(SHAPE[0]), jnp.arange(SHAPE[1]), indexing="ij")
     take = jax.vmap(jax.vmap(lambda values, index: values[index]))
     boxes = take(batch.boxes, targets.assignment)

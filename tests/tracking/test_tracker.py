@@ -103,6 +103,15 @@ def test_classes_at_one_place_are_kept_apart():
         assert set(zip(ids.tolist(), classes.tolist(), strict=True)) == {(1, 0), (2, 1)}
 
 
+def test_duplicates_are_passed_over():
+    # The better of the two classes changes; it stays one object, and the one beside it stays another.
+    frames = [
+        [(box(50 + t), 0.9, t % 2), (box(51 + t), 0.8, 1 - t % 2), (box(60 + t), 0.7, 0)] for t in range(6)
+    ]
+    config = TrackerConfig(capacity=8, match_classes=False, duplicate_iou=0.7)
+    assert [set(tracks) for tracks in follow(video(frames), tracking.make(config))] == [{1, 2}] * 6
+
+
 def test_appearance_decides_between_near_objects():
     # Two objects change places between two frames; only their looks tell.
     frames = [[(box(50), 0.9, 0), (box(54), 0.9, 0)] for _ in range(6)]

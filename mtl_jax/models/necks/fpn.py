@@ -12,8 +12,8 @@ from mtl_jax.models.layers import Conv, ConvNorm, Norm
 class FPN(nn.Module):
     """Adds the feature maps from the coarsest to the finest and smooths the sum.
 
-    `y_i = W_i x_i + upsample(y_{i+1})`, then one 3×3 convolution on the finest. Only that level is used, centre-based
-    detection asks for no other, so the others have no output convolution.
+    `y_i = W_i x_i + upsample(y_{i+1})`, then one 3×3 convolution on the finest, normalised and without activation. Only
+    that level is used, centre-based detection asks for no other, so the others have no output convolution.
 
     Attributes:
         channels: Output channels.
@@ -40,7 +40,8 @@ class FPN(nn.Module):
         for x in reversed(coarser):
             total = x + upsample(total)
         total = finest + upsample(total)
-        return ConvNorm(self.channels, norm=self.norm, dtype=self.dtype, name="output")(total, train)
+        output = ConvNorm(self.channels, activation=None, norm=self.norm, dtype=self.dtype, name="output")
+        return output(total, train)
 
 
 def upsample(x: Float[Array, "batch height width channels"]) -> Float[Array, "batch rows columns channels"]:
