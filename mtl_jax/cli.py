@@ -185,14 +185,14 @@ def resume_run(resume: Path) -> None:
 
 def _train_and_report(config: Config, workdir: Path, resume: bool) -> None:
     from mtl_jax.evaluation.model import evaluate_state, summary
+    from mtl_jax.training import cpu
     from mtl_jax.training.loop import Interrupted, train
-    from mtl_jax.training.mesh import spread_over_cores
     from mtl_jax.training.step import Experiment, TrainState
 
     def evaluate(experiment: Experiment, state: TrainState) -> dict[str, float]:
         return summary(evaluate_state(experiment, state, "validation", workdir / "evaluation" / "validation"))
 
-    spread_over_cores(config.data.batch_size)
+    cpu.prepare(config.data.batch_size)
     try:
         train(config, workdir, resume=resume, evaluate=evaluate)
     except Interrupted as message:

@@ -23,8 +23,8 @@ from mtl_jax.evaluation.model import VideoResult, follow_split, score, summary
 from mtl_jax.reporting import tables
 from mtl_jax.reporting.overlay import FrameTracks, annotate_video
 from mtl_jax.reporting.report import write_report
+from mtl_jax.training import cpu
 from mtl_jax.training.loop import train
-from mtl_jax.training.mesh import spread_over_cores
 from mtl_jax.training.metrics import read_metrics
 
 WEIGHTINGS = {
@@ -44,14 +44,14 @@ def config(weighting: str, data_dir: Path, seed: int = 0) -> Config:
             dataset="moving_objects/quickstart",
             data_dir=str(data_dir),
             max_objects=12,
-            batch_size=8,
+            batch_size=4,
             augment=AugmentConfig(flip=0.5, brightness=0.1, contrast=0.1),
         ),
         model=ModelConfig(backbone="tiny"),
         weighting=WEIGHTINGS[weighting],
-        optimizer=OptimizerConfig(learning_rate=6e-3, warmup_steps=40, ema_decay=0.99),
+        optimizer=OptimizerConfig(learning_rate=7e-3, warmup_steps=80, ema_decay=0.995),
         training=TrainingConfig(
-            steps=1000, seed=seed, log_every=10, diagnose_every=100, checkpoint_every=500
+            steps=2000, seed=seed, log_every=20, diagnose_every=200, checkpoint_every=1000
         ),
         # An object taken for one of two classes is one object, and stays the same when the other class prevails.
         tracker=TrackerConfig(high_score=0.3, new_score=0.4, duplicate_iou=0.7, match_classes=False),
@@ -72,7 +72,7 @@ def run(workdir: Path, seed: int = 0) -> list[dict]:
         raise UserError(f"{workdir}: holds an earlier quickstart; remove it, or choose another --workdir")
     begin = time.perf_counter()
     data_dir = workdir / "data"
-    spread_over_cores(config("fixed", data_dir).data.batch_size)
+    cpu.prepare(config("fixed", data_dir).data.batch_size)
     prepare("moving_objects/quickstart", data_dir)
     rows = []
     for name in WEIGHTINGS:

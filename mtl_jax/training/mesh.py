@@ -1,8 +1,5 @@
 """The devices, as a mesh with named axes, and where arrays lie on it."""
 
-import contextlib
-import os
-
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -10,20 +7,6 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from mtl_jax.config import MeshConfig
 from mtl_jax.errors import UserError
 from mtl_jax.structures import Batch
-
-
-def spread_over_cores(batch_size: int) -> None:
-    """Makes each CPU core a device of its own, as far as the batch divides over them.
-
-    Left to share out single operations, XLA keeps the cores idle in between; with a part of the batch for each, a
-    training step on two cores takes 0.6 to 0.8 times as long. Without effect on accelerators, and once JAX is in use.
-
-    Args:
-        batch_size: Clips in a global batch.
-    """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with contextlib.suppress(RuntimeError):
-        jax.config.update("jax_num_cpu_devices", max(n for n in range(1, cores + 1) if batch_size % n == 0))
 
 
 def make_mesh(config: MeshConfig, batch_size: int) -> Mesh:
