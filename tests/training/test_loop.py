@@ -51,9 +51,15 @@ def wait_for_checkpoint(run: Path, step: int) -> None:
 def final_arrays(run: Path) -> dict[str, np.ndarray]:
     import jax
 
-    state = ocp.StandardCheckpointer().restore(
-        (run / "checkpoints" / "last" / str(STEPS) / "state").absolute()
+    checkpointer = ocp.StandardCheckpointer()
+    path = (run / "checkpoints" / "last" / str(STEPS) / "state").absolute()
+    # The runs had a device for each core; this process has one.
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    like = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
+        dict(checkpointer.metadata(path).item_metadata),
     )
+    state = checkpointer.restore(path, like)
     return {jax.tree_util.keystr(k): np.asarray(v) for k, v in jax.tree_util.tree_flatten_with_path(state)[0]}
 
 
