@@ -28,7 +28,7 @@ class Plot(NamedTuple):
         title: Heading.
         keys: Keys to show; one that ends in `/` stands for all that begin so.
         ylabel: What the panels' vertical axes mean.
-        log: Logarithmic where all values are positive and span more than a factor of five.
+        log: Logarithmic where no value is negative and they span more than a factor of five; zeros are left out.
         share: All panels have one vertical range, so that they compare.
         reference: Value at which a thin line is drawn.
     """
@@ -192,11 +192,12 @@ def _set_log_scale(panels: Sequence[Axes], together: bool) -> None:
     for group in groups:
         lines = [np.asarray(line.get_ydata()) for panel in group for line in panel.lines]
         values = np.concatenate([np.ones(0), *lines])
-        if len(values) == 0 or values.min() <= 0 or values.max() < 5 * values.min():
+        positive = values[values > 0]
+        if len(positive) == 0 or values.min() < 0 or positive.max() < 5 * positive.min():
             continue
-        decades = np.log10(values.max() / values.min())
+        decades = np.log10(positive.max() / positive.min())
         for panel in group:
-            panel.set_yscale("log")
+            panel.set_yscale("log", nonpositive="mask")
             # Matplotlib labels few or no ticks on less than two decades, so say which.
             panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 2 else (1,)))
             panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
