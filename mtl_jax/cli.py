@@ -3,8 +3,8 @@
 Heavy imports are inside the commands, so that `--help` is quick.
 """
 
-import importlib.util
 import json
+import runpy
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -222,7 +222,7 @@ def evaluate(
         raise UserError("evaluate: give the directory of a run, or both --gt and --results")
     from mtl_jax.reporting import tables
 
-    if gt is not None:
+    if gt is not None and results is not None:
         from mtl_jax.evaluation.mot import evaluate_mot
 
         scores = evaluate_mot(gt, results)
@@ -232,7 +232,7 @@ def evaluate(
         columns = [tables.Column("sequence", "sequence")]
         # The rows are not rivals, so none is the best.
         columns += [tables.Column(name, name, "d" if name == "IDSW" else ".1f", best=None) for name in names]
-    else:
+    elif run is not None:
         from mtl_jax.evaluation.model import evaluate_state, summary
         from mtl_jax.inference import load_run
 
@@ -265,16 +265,13 @@ def load_experiment(path: Path) -> Config:
     """
     if not path.is_file():
         raise UserError(f"{path}: no such experiment; give a Python file that defines `config`")
-    spec = importlib.util.spec_from_file_location("experiment", path)
-    module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        config = runpy.run_path(str(path)).get("config")
     except UserError:
         raise
     except Exception as error:
         line = next((f":{f.lineno}" for f in _frames(error) if f.filename == str(path)), "")
         raise UserError(f"{path}{line}: {type(error).__name__}: {error}") from error
-    config = getattr(module, "config", None)
     if not isinstance(config, Config):
         raise UserError(f"{path}: defines no `config` of type mtl_jax.config.Config")
     return config

@@ -113,7 +113,7 @@ class Predictor:
         height, width = image.shape[:2]
         heatmap = render_heatmap(boxes, mask, (height // STRIDE, width // STRIDE))
         inputs = network_inputs(config.model, image[None], previous[None], heatmap[None, ..., None])
-        outputs = self._experiment.network.apply(variables, **inputs, train=False)
+        outputs: Any = self._experiment.network.apply(variables, **inputs, train=False)
         # The tracker looks at the best of them; the rest is for the precision-recall curve.
         return decode(
             {task: output[0] for task, output in outputs.items()}, capacity=2 * config.data.max_objects

@@ -74,7 +74,7 @@ def run(workdir: Path, seed: int = 0) -> list[dict]:
     begin = time.perf_counter()
     data_dir = workdir / "data"
     cpu.prepare(config("fixed", data_dir).data.batch_size)
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.values["jax_compilation_cache_dir"] is None:
         # What the two runs have in common is compiled once.
         jax.config.update("jax_compilation_cache_dir", str(workdir.resolve() / "compiled"))
     prepare("moving_objects/quickstart", data_dir)
@@ -112,7 +112,7 @@ def _run_one(name: str, config: Config, workdir: Path) -> dict:
     _annotate(videos[0], config, workdir / "evaluation" / "tracks.mp4")
     metrics = [row for row in read_metrics(workdir) if "loss/total" in row]
     tail = metrics[-max(len(metrics) // 10, 1) :]
-    row = {"weighting": name}
+    row: dict[str, str | float] = {"weighting": name}
     row |= {key: summary(scores)[key] for key in ("AP", "AP50", "HOTA", "MOTA", "IDF1")}
     row |= {f"loss/{task}": float(np.mean([r[f"loss/{task}"] for r in tail])) for task in config.tasks}
     row |= {f"weight/{task}": metrics[-1][f"weight/{task}"] for task in config.tasks}

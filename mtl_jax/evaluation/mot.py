@@ -111,7 +111,7 @@ def evaluate_tracks(
         UserError: A sequence has no results, or a row that counts has no identity.
     """
     metrics = HOTA(), CLEAR({"PRINT_CONFIG": False}), Identity({"PRINT_CONFIG": False})
-    scores = [{} for _ in metrics]
+    scores: list[dict[str, dict]] = [{} for _ in metrics]
     for name, objects in ground_truth.items():
         if name not in results:
             raise UserError(f"sequence {name} has no results")
@@ -120,8 +120,8 @@ def evaluate_tracks(
             of_sequence[name] = metric.eval_sequence(data)
     combined = [metric.combine_sequences(s) for metric, s in zip(metrics, scores, strict=True)]
     return {
-        "sequences": {name: _summary(*(s[name] for s in scores), lengths[name]) for name in ground_truth},
-        "combined": _summary(*combined, sum(lengths[name] for name in ground_truth)),
+        "sequences": {name: _summary([s[name] for s in scores], lengths[name]) for name in ground_truth},
+        "combined": _summary(combined, sum(lengths[name] for name in ground_truth)),
     }
 
 
@@ -184,7 +184,8 @@ def _write(path: Path, rows: MotRows) -> None:
     np.savetxt(path, np.column_stack(columns), delimiter=",", fmt="%.17g")
 
 
-def _summary(hota: dict, clear: dict, identity: dict, frames: int) -> Scores:
+def _summary(of_metrics: list[dict], frames: int) -> Scores:
+    hota, clear, identity = of_metrics
     scores = {name: 100 * float(np.mean(hota[name])) for name in _HOTA}
     scores |= {ours: 100 * float(clear[theirs]) for ours, theirs in _CLEAR.items()}
     scores |= {name: 100 * float(identity[name]) for name in _IDENTITY}

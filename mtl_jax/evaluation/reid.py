@@ -54,8 +54,11 @@ def evaluate_embeddings(
     }
 
 
-def _true_accept_rate(alike: list, different: list, false_accept_rate: float) -> float | None:
-    alike, different = np.concatenate(alike or [[]]), np.concatenate(different or [[]])
+def _true_accept_rate(
+    alike_parts: list[np.ndarray], different_parts: list[np.ndarray], false_accept_rate: float
+) -> float | None:
+    nothing = np.zeros(0)
+    alike, different = np.concatenate([nothing, *alike_parts]), np.concatenate([nothing, *different_parts])
     if not alike.size or not different.size:
         return None
     # Strictly above the threshold are no more than the given share of the pairs of different identities.

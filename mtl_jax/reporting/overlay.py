@@ -78,6 +78,7 @@ def draw_tracks(
 ) -> Iterator[UInt8[np.ndarray, "scaled_height scaled_width 3"]]:
     """Yields the frames that `annotate_video` writes; see there. Trails are `trail_length` frames long."""
     trails: deque[tuple[np.ndarray, np.ndarray]] = deque(maxlen=trail_length)
+    paired: Iterable[tuple]
     if ground_truth is None:
         paired = ((frame, tracks, None) for frame, tracks in zip(frames, tracks_per_frame, strict=True))
     else:
@@ -151,7 +152,7 @@ def _draw_trails(scene: np.ndarray, trails: deque[tuple[np.ndarray, np.ndarray]]
     last: dict[int, tuple[int, int]] = {}
     newest = len(trails) - 1
     for index, (points, track_ids) in enumerate(trails):
-        alpha = 1 - (newest - index) / trails.maxlen
+        alpha = 1 - (newest - index) / (trails.maxlen or len(trails))
         for (x, y), track_id in zip(points, track_ids, strict=True):
             point = round(float(x) * 8), round(float(y) * 8)  # in eighths of a pixel
             if track_id in last:

@@ -86,10 +86,10 @@ def draw(plot: Plot, runs: Mapping[str, Rows]) -> Figure | None:
     lines = -(-len(keys) // columns)
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(3.3 * columns, 2.4 * lines + 0.8), layout="constrained")
-        panels = figure.subplots(lines, columns, sharey=plot.share, squeeze=False).ravel()
-        for spare in panels[len(keys) :]:
+        places = figure.subplots(lines, columns, sharey=plot.share, squeeze=False).ravel()
+        for spare in places[len(keys) :]:
             spare.remove()
-        panels = list(panels[: len(keys)])
+        panels = list(places[: len(keys)])
         for index, (panel, key) in enumerate(zip(panels, keys, strict=True)):
             _draw_panel(panel, key, runs, plot.reference)
             if index + columns >= len(keys):

@@ -47,9 +47,9 @@ def default_columns(rows: Sequence[Row]) -> list[Column]:
         numbers = [row[key] for row in rows if _is_number(row.get(key))]
         if style == "d" and not all(float(number).is_integer() for number in numbers):
             style = ".1f"
-        best = "min" if key.startswith(_LOWER_IS_BETTER) else "max"
-        if not numbers or key.startswith(_NO_BEST):
-            best = None
+        best = None
+        if numbers and not key.startswith(_NO_BEST):
+            best = "min" if key.startswith(_LOWER_IS_BETTER) else "max"
         columns.append(Column(key, key.replace("/", " ").replace("_", " "), style, best))
     return columns
 

@@ -4,9 +4,11 @@ import itertools
 from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
+from typing import cast
 
 import av
 import numpy as np
+from av.video.stream import VideoStream
 from jaxtyping import UInt8
 
 from mtl_jax.errors import UserError
@@ -46,10 +48,12 @@ def write_video(
     partial = path.with_name(f".{path.name}.partial")
     try:
         with av.open(str(partial), "w", format="mp4", options={"movflags": "+faststart"}) as container:
-            stream = container.add_stream(_codec(), Fraction(frame_rate).limit_denominator(1001))
+            stream = cast(
+                VideoStream, container.add_stream(_codec(), Fraction(frame_rate).limit_denominator(1001))
+            )
             stream.width, stream.height = width + width % 2, height + height % 2
             stream.pix_fmt = "yuv420p"
-            stream.options = _QUALITY[stream.codec.name]
+            stream.options = {**_QUALITY[stream.codec.name]}
             for frame in itertools.chain([first], frames):
                 if frame.shape != first.shape:
                     raise ValueError(

@@ -19,7 +19,7 @@ References: Zhang et al., "ByteTrack", ECCV 2022 (arXiv:2110.06864), for the tur
 
 import dataclasses
 import functools
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +32,9 @@ from mtl_jax.tracking.assignment import assign
 
 # 99 % of the right pairs are nearer than this (χ², two degrees of freedom).
 REACH = 9.21
+
+
+_Rows = TypeVar("_Rows", Tracks, Detections)
 
 
 class TrackerState(NamedTuple):
@@ -279,7 +282,7 @@ def _unit(embeddings: Float[Array, "*n features"]) -> Float[Array, "*n features"
     return embeddings / jnp.maximum(jnp.linalg.norm(embeddings, axis=-1, keepdims=True), 1e-6)
 
 
-def _only(mask: Bool[Array, " n"], rows: Tracks | Detections) -> Tracks | Detections:
+def _only(mask: Bool[Array, " n"], rows: _Rows) -> _Rows:
     """Returns the rows with zeros, or false, where the mask is not true."""
     return jax.tree.map(lambda x: jnp.where(_rows(mask, x), x, jnp.zeros_like(x)), rows)
 

@@ -216,7 +216,7 @@ def _stop_signals() -> Iterator[threading.Event]:
 
     def on_signal(number: int, frame: Any) -> None:
         stop.set()
-        signal.signal(number, before[number])
+        signal.signal(number, before[signal.Signals(number)])
 
     before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

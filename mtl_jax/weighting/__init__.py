@@ -1,5 +1,8 @@
 """Loss weighting as pure functions, usable in any JAX code: nothing here knows of the rest of this project."""
 
+from collections.abc import Callable
+from typing import Any
+
 from mtl_jax.weighting.gradients import gramian, norms_and_cosines, per_task_value_and_grad
 from mtl_jax.weighting.scalarization import Scalarization, equal, fixed, uncertainty
 
@@ -15,7 +18,11 @@ __all__ = [
     "uncertainty",
 ]
 
-_SCHEMES = {"fixed": fixed, "equal": equal, "uncertainty": uncertainty}
+_SCHEMES: dict[str, Callable[..., Scalarization]] = {
+    "fixed": fixed,
+    "equal": equal,
+    "uncertainty": uncertainty,
+}
 
 
 def names() -> tuple[str, ...]:
@@ -23,7 +30,7 @@ def names() -> tuple[str, ...]:
     return tuple(_SCHEMES)
 
 
-def make(name: str, **hyperparameters: object) -> Scalarization:
+def make(name: str, **hyperparameters: Any) -> Scalarization:
     """Returns the scheme of this name.
 
     Raises:

@@ -1,5 +1,6 @@
 """Per-task gradients, and what they say about each other."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -32,7 +33,7 @@ def per_task_value_and_grad(
     """
 
     def value_and_grad(params: PyTree, *args: Any) -> tuple[Any, PyTree]:
-        losses, pullback, *aux = jax.vjp(lambda p: loss_fn(p, *args), params, has_aux=has_aux)
+        losses, pullback, *aux = jax.vjp(lambda p: loss_fn(p, *args), params, has_aux=has_aux)  # type: ignore[call-overload]
         cotangents = jnp.eye(len(losses), dtype=losses.dtype)
         backward = jax.vmap if mode == "vmap" else (lambda f: lambda xs: jax.lax.map(f, xs))
         (grads,) = backward(pullback)(cotangents)
@@ -48,7 +49,8 @@ def gramian(grads: PyTree) -> Float[Array, "tasks tasks"]:
         grads: Per-task gradients; each leaf with a leading task axis. None leaves are skipped.
     """
     rows = [g.reshape(len(g), -1).astype(jnp.float32) for g in jax.tree.leaves(grads)]
-    return sum(jnp.einsum("ip,jp->ij", g, g, precision=jax.lax.Precision.HIGHEST) for g in rows)
+    products = [jnp.einsum("ip,jp->ij", g, g, precision=jax.lax.Precision.HIGHEST) for g in rows]
+    return functools.reduce(jnp.add, products)
 
 
 def norms_and_cosines(

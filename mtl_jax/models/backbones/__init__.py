@@ -1,6 +1,7 @@
 """Backbones: networks from images to feature maps at strides 4, 8, 16 (and 32), chosen by name."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -11,7 +12,7 @@ from mtl_jax.models.backbones.resnet import ResNet
 from mtl_jax.models.backbones.tiny import Tiny
 from mtl_jax.models.layers import Norm
 
-BACKBONES = {
+BACKBONES: dict[str, Callable[..., nn.Module]] = {
     "tiny": Tiny,
     "resnet18": functools.partial(ResNet, blocks=(2, 2, 2, 2)),
     "resnet34": functools.partial(ResNet, blocks=(3, 4, 6, 3)),
