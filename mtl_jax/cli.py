@@ -236,12 +236,15 @@ def evaluate(
         from mtl_jax.evaluation.model import evaluate_state, summary
         from mtl_jax.inference import load_run
 
-        scores = evaluate_state(*load_run(run), split, output or run / "evaluation" / split)
+        output = output or run / "evaluation" / split
+        scores = evaluate_state(*load_run(run), split, output)
         rows, columns = [{"split": split, **summary(scores)}], None
     if json_only:
         print(json.dumps(scores, indent=2))
     else:
         tables.print_table(rows, columns)
+        if run is not None:
+            print(f"{output}: result files, and all scores in scores.json")
 
 
 def track(run: tyro.conf.Positional[Path], source: Path, output: Path) -> None:
