@@ -109,7 +109,8 @@ def _run_one(name: str, config: Config, workdir: Path) -> dict:
     seconds = time.perf_counter() - begin
     videos, timing = follow_split(experiment, state, "test")
     scores = score(experiment, videos, timing, workdir / "evaluation")
-    _annotate(videos[0], config, workdir / "evaluation" / "tracks.mp4")
+    liveliest = max(videos, key=lambda video: video.labels.mask.sum())
+    _annotate(liveliest, config, workdir / "evaluation" / "tracks.mp4")
     metrics = [row for row in read_metrics(workdir) if "loss/total" in row]
     tail = metrics[-max(len(metrics) // 10, 1) :]
     row: dict[str, str | float] = {"weighting": name}
