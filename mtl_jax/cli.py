@@ -3,7 +3,9 @@
 Heavy imports are inside the commands, so that `--help` is quick.
 """
 
+import errno
 import json
+import os
 import runpy
 import sys
 import warnings
@@ -37,7 +39,7 @@ Workdir = Annotated[Path, tyro.conf.arg(metavar="DIR")]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command line and exits with 0, 2 (something given is wrong) or 130 (interrupted)."""
+    """Runs the command line and exits with 0, 1 (nobody reads on), 2 (something given is wrong) or 130 (interrupted)."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         _dispatch(arguments)
@@ -45,9 +47,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail(str(error), 2)
     except KeyboardInterrupt:
         _fail("interrupted", 130)
+    except BrokenPipeError:  # as under `mtl-jax train --help | head`
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # or Python fails as it flushes at its end
+        sys.exit(1)
     except OSError as error:
-        import errno
-
         if error.errno != errno.ENOSPC:
             raise
         _fail(f"{error.filename or 'the disk'}: no space left; make room and run the command again", 2)

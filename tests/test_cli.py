@@ -95,6 +95,13 @@ def test_help_does_not_load_jax():
     assert found.split() == ["False", "False"]
 
 
+def test_reader_who_leaves():
+    command = [sys.executable, "-m", "mtl_jax.cli", "evaluate", "--help"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait()) == (b"", 1)
+
+
 def test_prepare_and_inspect(tmp_path, capsys):
     assert run(capsys, "data", "prepare", "moving_objects/tiny", "--data-dir", tmp_path)[0] == 0
     sheet = tmp_path / "sheet.png"

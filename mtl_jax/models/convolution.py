@@ -88,9 +88,19 @@ def _depthwise_forward(inputs, kernel, strides):
 
 def _depthwise_backward(strides, residuals, gradient):
     inputs, kernel = residuals
-    _, inputs_vjp = jax.vjp(lambda x: depthwise.fun(x, kernel, strides), inputs)
+    # The gradient of the inputs is the convolution of the spread-out gradient with the kernel turned round. What
+    # automatic differentiation makes of it, a sum of k² padded arrays, is two to five times slower for k = 5.
+    rows, columns = (
+        (extent - 1, length - stride * (size - 1) - 1, stride - 1)
+        for length, extent, size, stride in zip(
+            inputs.shape[1:3], kernel.shape[:2], gradient.shape[1:3], strides, strict=True
+        )
+    )
+    spread = lax.pad(gradient, jnp.zeros((), gradient.dtype), ((0, 0, 0), rows, columns, (0, 0, 0)))
+    inputs_gradient = depthwise.fun(spread, kernel[::-1, ::-1], (1, 1))
     # All entries of the kernel's gradient in one pass over the data. One sum for each, which is what automatic
-    # differentiation makes of it, reads the data k² times.
+    # differentiation makes of it, reads the data k² times. Columns first: over rows and columns at once is up to five
+    # times slower on large maps.
     products = [
         (window * gradient).astype(jnp.float32) for window in _windows(inputs, kernel.shape[:2], strides)
     ]
@@ -98,10 +108,10 @@ def _depthwise_backward(strides, residuals, gradient):
         products,
         [jnp.float32(0)] * len(products),
         lambda a, b: [x + y for x, y in zip(a, b, strict=True)],
-        (1, 2),
+        (2,),
     )
-    kernel_gradient = jnp.stack([jnp.sum(s, axis=0) for s in sums])
-    return (*inputs_vjp(gradient), kernel_gradient.reshape(kernel.shape).astype(kernel.dtype))
+    kernel_gradient = jnp.stack([jnp.sum(s, axis=(0, 1)) for s in sums])
+    return inputs_gradient, kernel_gradient.reshape(kernel.shape).astype(kernel.dtype)
 
 
 depthwise.defvjp(_depthwise_forward, _depthwise_backward)
