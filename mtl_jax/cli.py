@@ -39,7 +39,7 @@ Workdir = Annotated[Path, tyro.conf.arg(metavar="DIR")]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command line and exits with 0, 1 (nobody reads on), 2 (something given is wrong) or 130 (interrupted)."""
+    """Runs the command line and exits: 0, 1 (nobody reads on), 2 (something given is wrong) or 130 (interrupted)."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         _dispatch(arguments)
