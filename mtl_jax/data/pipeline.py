@@ -165,10 +165,8 @@ class ClipLoader:
     ) -> Clip:
         """Loads a clip and draws it, augmented, in the given size."""
         places = start + np.cumsum(gaps)
-        places -= max(
-            0, places[-1] - (segment.length - 1)
-        )  # gaps of another clip may be too wide: move it back
-        places = np.maximum(places, 0)
+        # The gaps of another clip may be too wide here: move it back.
+        places = np.maximum(places - max(0, places[-1] - (segment.length - 1)), 0)
         source = segment.sequence
         affine = transforms.random_affine((source.height, source.width), size, self._config.augment, rng)
         frames = [self._dataset[segment.first + int(place)] for place in places]

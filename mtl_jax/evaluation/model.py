@@ -23,10 +23,8 @@ from mtl_jax.progress import Progress
 from mtl_jax.structures import Batch
 from mtl_jax.training.step import Experiment, TrainState
 
-_OBJECT, _DISTRACTOR = (
-    1,
-    8,
-)  # MOT17's classes; what a tracker reports on a distractor is neither right nor wrong
+# MOT17's classes; what a tracker reports on a distractor is neither right nor wrong.
+_OBJECT, _DISTRACTOR = 1, 8
 _SAMPLES = 4000  # embeddings that are compared with each other; more are thinned out evenly
 
 
