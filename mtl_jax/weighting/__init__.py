@@ -1,41 +1,132 @@
-"""Loss weighting as pure functions, usable in any JAX code: nothing here knows of the rest of this project."""
+"""Loss weighting as pure functions, usable in any JAX code: nothing here knows of the rest of this project.
 
+Scalarizations make one loss of the tasks' losses; aggregations make one gradient of the tasks' gradients.
+"""
+
+import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float
+
+from mtl_jax.weighting.aggregation import AggregationState, Options
+from mtl_jax.weighting.aggregations.averages import krum, mean, random, sum, trimmed_mean
+from mtl_jax.weighting.aggregations.balance import (
+    cr_mogm,
+    db_mtl,
+    excess_mtl,
+    fairgrad,
+    gradnorm,
+    imtl_g,
+    nash_mtl,
+)
+from mtl_jax.weighting.aggregations.conflict import (
+    aligned_mtl,
+    cagrad,
+    config,
+    dualproj,
+    graddrop,
+    gradvac,
+    pcgrad,
+    upgrad,
+)
+from mtl_jax.weighting.aggregations.min_norm import mgda, mgda_ub, moco, modo, sdmgrad
 from mtl_jax.weighting.gradients import gramian, norms_and_cosines, per_task_value_and_grad
 from mtl_jax.weighting.scalarization import Scalarization, equal, fixed, uncertainty
 
+Scheme: TypeAlias = Scalarization | optax.GradientTransformationExtraArgs
+
+SCALARIZATIONS: dict[str, Callable[..., Scalarization]] = {
+    scheme.__name__: scheme for scheme in (fixed, equal, uncertainty)
+}
+AGGREGATIONS: dict[str, Callable[..., optax.GradientTransformationExtraArgs]] = {
+    scheme.__name__: scheme
+    for scheme in (
+        *(mean, sum, random, krum, trimmed_mean),
+        *(mgda, mgda_ub, moco, sdmgrad, modo),
+        *(pcgrad, gradvac, graddrop, cagrad, config, upgrad, dualproj, aligned_mtl),
+        *(gradnorm, imtl_g, nash_mtl, fairgrad, excess_mtl, db_mtl, cr_mogm),
+    )
+}
+_SCHEMES: dict[str, Callable[..., Scheme]] = SCALARIZATIONS | AGGREGATIONS
+
 __all__ = [
+    "AGGREGATIONS",
+    "SCALARIZATIONS",
+    "AggregationState",
     "Scalarization",
-    "equal",
-    "fixed",
+    "aggregate",
     "gramian",
     "make",
     "names",
     "norms_and_cosines",
     "per_task_value_and_grad",
-    "uncertainty",
+    *SCALARIZATIONS,
+    *AGGREGATIONS,
 ]
-
-_SCHEMES: dict[str, Callable[..., Scalarization]] = {
-    "fixed": fixed,
-    "equal": equal,
-    "uncertainty": uncertainty,
-}
 
 
 def names() -> tuple[str, ...]:
-    """Returns the names of all schemes."""
+    """Returns the names of all schemes, scalarizations first."""
     return tuple(_SCHEMES)
 
 
-def make(name: str, **hyperparameters: Any) -> Scalarization:
+def make(name: str, **hyperparameters: Any) -> Any:
     """Returns the scheme of this name.
 
+    Args:
+        name: One of `names()`.
+        **hyperparameters: As of the function of that name. `inner` of a wrapper may be the name of another scheme.
+
     Raises:
-        ValueError: If there is none.
+        ValueError: If there is none, or it has no such hyperparameter.
     """
     if name not in _SCHEMES:
         raise ValueError(f"no weighting scheme {name!r}; choose from {', '.join(_SCHEMES)}")
+    known = [p.name for p in inspect.signature(_SCHEMES[name]).parameters.values() if p.kind != p.VAR_KEYWORD]
+    if name in AGGREGATIONS:
+        known += [*Options.__annotations__]
+    if unknown := set(hyperparameters) - set(known):
+        raise ValueError(
+            f"{name}: no hyperparameter {sorted(unknown)[0]!r}; it has {', '.join(known) or 'none'}"
+        )
+    if isinstance(inner := hyperparameters.get("inner"), str):
+        hyperparameters["inner"] = make(inner, num_tasks=hyperparameters.get("num_tasks"))
     return _SCHEMES[name](**hyperparameters)
+
+
+def aggregate(
+    name: str,
+    matrix: Float[ArrayLike, "tasks parameters"],
+    *,
+    losses: Float[ArrayLike, "tasks"] | None = None,
+    mask: Bool[ArrayLike, "tasks"] | None = None,
+    **hyperparameters: Any,
+) -> Float[Array, "parameters"]:
+    """Returns what an aggregation makes of a matrix whose rows are the gradients of the tasks, in its first step.
+
+    Args:
+        name: Name of the aggregation.
+        matrix: One gradient a row.
+        losses: The tasks' losses, where the scheme needs them.
+        mask: Which tasks count; all, if not given.
+        **hyperparameters: Its hyperparameters.
+
+    Raises:
+        ValueError: If there is no such aggregation or hyperparameter, or something does not fit.
+
+    Example:
+        >>> aggregate("upgrad", jnp.array([[1.0, 0.0], [-0.5, 1.0]]))
+    """
+    if name in SCALARIZATIONS:
+        raise ValueError(f"{name} weighs losses, not gradients; choose from {', '.join(AGGREGATIONS)}")
+    matrix = jnp.asarray(matrix)
+    if matrix.ndim != 2:
+        raise ValueError(f"{name}: the matrix has shape {matrix.shape}; expected one gradient a row")
+    tx = make(name, num_tasks=len(matrix), **hyperparameters)
+    extra = {"losses": losses, "mask": mask}
+    extra = {key: jnp.asarray(value) for key, value in extra.items() if value is not None}
+    return tx.update(matrix, tx.init(matrix[0]), **extra)[0]

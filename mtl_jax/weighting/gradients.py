@@ -46,15 +46,21 @@ def per_task_value_and_grad(
     return value_and_grad
 
 
-def gramian(grads: PyTree) -> Float[Array, "tasks tasks"]:
-    """Returns the inner products of per-task gradients, over all leaves, in float32.
+def gramian(grads: PyTree, others: PyTree | None = None) -> Float[Array, "tasks tasks"]:
+    """Returns the inner products of per-task gradients, over all leaves, in float32 at least.
 
     Args:
         grads: Per-task gradients; each leaf with a leading task axis. None leaves are skipped.
+        others: Those to multiply with, alike in shape, where they are not the same: row i, column j is the product of
+            task i's gradient in `grads` with task j's in `others`.
     """
-    rows = [g.reshape(len(g), -1).astype(jnp.float32) for g in jax.tree.leaves(grads)]
-    products = [jnp.einsum("ip,jp->ij", g, g, precision=jax.lax.Precision.HIGHEST) for g in rows]
-    return functools.reduce(jnp.add, products)
+
+    def products(g: Array, h: Array) -> Array:
+        g, h = (x.reshape(len(x), -1).astype(jnp.promote_types(x.dtype, jnp.float32)) for x in (g, h))
+        return jnp.einsum("ip,jp->ij", g, h, precision=jax.lax.Precision.HIGHEST)
+
+    others = grads if others is None else others
+    return functools.reduce(jnp.add, jax.tree.leaves(jax.tree.map(products, grads, others)))
 
 
 def norms_and_cosines(

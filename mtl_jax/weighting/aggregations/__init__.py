@@ -1,0 +1,1 @@
+"""The aggregation schemes, by what they are after."""
