@@ -109,9 +109,12 @@ class WeightingConfig:
     """How the tasks' losses become one."""
 
     scheme: str = "uncertainty"
-    """`fixed`, `equal` or `uncertainty`."""
+    """Name of a scheme of `mtl_jax.weighting`: `fixed`, `uncertainty`, ..., which weigh losses, or `cagrad`, `upgrad`,
+    ..., which combine the gradients of the tasks."""
     weights: dict[str, float] = dataclasses.field(default_factory=dict)
     """For `fixed`: weight of each task."""
+    hyperparameters: dict[str, int | float | str] = dataclasses.field(default_factory=dict)
+    """The scheme's own settings, such as `c 0.4` for `cagrad`."""
     learning_rate: float = 0.003
     """Learning rate of learned weights; they have no weight decay."""
 

@@ -178,8 +178,9 @@ def _run(
     return state
 
 
-def _make_scheme(config: Config) -> weighting.Scalarization:
+def _make_scheme(config: Config) -> weighting.Scheme:
     scheme, weights, tasks = config.weighting.scheme, config.weighting.weights, config.tasks
+    hyperparameters: dict[str, Any] = dict(config.weighting.hyperparameters)
     if scheme not in weighting.names():
         raise UserError(f"weighting.scheme: found {scheme!r}; choose from {', '.join(weighting.names())}")
     if scheme == "fixed":
@@ -189,8 +190,13 @@ def _make_scheme(config: Config) -> weighting.Scalarization:
             )
         return weighting.fixed([weights[task] for task in tasks])
     if scheme == "uncertainty":
-        return weighting.uncertainty([TASKS[task].kind for task in tasks])
-    return weighting.make(scheme)
+        hyperparameters["kinds"] = [TASKS[task].kind for task in tasks]
+    if scheme in weighting.AGGREGATIONS:
+        hyperparameters |= {"num_tasks": len(tasks), "shared": lambda path: not path.startswith("heads/")}
+    try:
+        return weighting.make(scheme, **hyperparameters)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"weighting.hyperparameters: {error}") from error
 
 
 def _best_score(writer: MetricWriter, name: str) -> float:

@@ -27,7 +27,7 @@ class TrainState(NamedTuple):
 
     Attributes:
         step: Steps done.
-        params: `{"model": the network's parameters, "weighting": the scheme's}`.
+        params: `{"model": the network's parameters, "weighting": the scheme's, if it learns any}`.
         batch_stats: Running statistics of batch norm.
         optimizer: The optimizer's state.
         weighting: The weighting scheme's carried state.
@@ -50,14 +50,14 @@ class Experiment(NamedTuple):
     Attributes:
         config: The whole configuration.
         network: The Linen network.
-        scheme: The loss weighting.
+        scheme: The loss weighting: of losses, or of gradients.
         optimizer: The optimizer.
         num_classes: Classes of the data set.
     """
 
     config: Config
     network: nn.Module
-    scheme: weighting.Scalarization
+    scheme: weighting.Scheme
     optimizer: optax.GradientTransformation
     num_classes: int
 
@@ -74,7 +74,11 @@ def init_state(experiment: Experiment, load: Callable[[Any], Any] | None = None)
     variables = initialize(experiment.network, init_key)
     if load is not None:
         variables = load(variables)
-    weights, weighting_state = experiment.scheme.init(len(config.tasks))
+    weights: Any = ()
+    if isinstance(experiment.scheme, weighting.Scalarization):
+        weights, weighting_state = experiment.scheme.init(len(config.tasks))
+    else:
+        weighting_state = experiment.scheme.init(variables["params"])
     params = {"model": variables["params"], "weighting": weights}
     batch_stats = variables.get("batch_stats", {})
     return TrainState(
@@ -138,22 +142,38 @@ def forward(
 
 def make_step(experiment: Experiment) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Returns the training step, to be jitted with the state donated."""
-    config = experiment.config
+    config, scheme = experiment.config, experiment.scheme
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        key = _step_key(state)
-
+    def scalarized(scheme: weighting.Scalarization, state: TrainState, batch: Batch) -> tuple:
         def total_loss(params: dict[str, Any]) -> tuple[Array, tuple]:
             losses, (labelled, batch_stats) = forward(
-                experiment, params["model"], state.batch_stats, batch, key
+                experiment, params["model"], state.batch_stats, batch, _step_key(state)
             )
-            total, (carried, weights) = experiment.scheme.apply(
+            total, (carried, weights) = scheme.apply(
                 params["weighting"], state.weighting, losses, mask=labelled
             )
-            return total, (losses, weights, carried, batch_stats)
+            return total, (total, losses, weights, carried, batch_stats)
 
-        (total, aux), grads = jax.value_and_grad(total_loss, has_aux=True)(state.params)
-        losses, weights, carried, batch_stats = aux
+        grads, aux = jax.grad(total_loss, has_aux=True)(state.params)
+        return grads, *aux
+
+    def aggregated(scheme: optax.GradientTransformationExtraArgs, state: TrainState, batch: Batch) -> tuple:
+        def task_losses(model: Any) -> tuple[Array, tuple]:
+            return forward(experiment, model, state.batch_stats, batch, _step_key(state))
+
+        model = state.params["model"]
+        (losses, (labelled, batch_stats)), grads = weighting.per_task_value_and_grad(
+            task_losses, has_aux=True
+        )(model)
+        grads, carried = scheme.update(grads, state.weighting, model, losses=losses, mask=labelled)
+        total = jnp.sum(jnp.where(labelled, losses, 0))
+        return {"model": grads, "weighting": ()}, total, losses, carried.weights, carried, batch_stats
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        if isinstance(scheme, weighting.Scalarization):
+            grads, total, losses, weights, carried, batch_stats = scalarized(scheme, state, batch)
+        else:
+            grads, total, losses, weights, carried, batch_stats = aggregated(scheme, state, batch)
         updates, optimizer = experiment.optimizer.update(grads, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
 
@@ -170,7 +190,8 @@ def make_step(experiment: Experiment) -> Callable[[TrainState, Batch], tuple[Tra
         }
         for i, task in enumerate(config.tasks):
             metrics[f"loss/{task}"] = losses[i]
-            metrics[f"weight/{task}"] = weights[i]
+            if weights is not None:
+                metrics[f"weight/{task}"] = weights[i]
         state = TrainState(state.step + 1, params, batch_stats, optimizer, carried, average, state.key)
         return state, metrics
 

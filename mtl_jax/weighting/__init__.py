@@ -57,6 +57,7 @@ __all__ = [
     "AGGREGATIONS",
     "SCALARIZATIONS",
     "AggregationState",
+    "Scheme",
     "Scalarization",
     "aggregate",
     "gramian",

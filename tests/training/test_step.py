@@ -1,3 +1,4 @@
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mtl_jax.errors import UserError
 from mtl_jax.models.network import shared_mask
 from mtl_jax.training.loop import build_experiment
 from mtl_jax.training.step import forward, init_state, make_diagnosis, make_step
@@ -41,6 +43,75 @@ def test_losses_fall_and_everything_is_reported(trained, tiny_config):
         "norm/update",
         "norm/parameters",
     }
+
+
+@pytest.fixture(scope="module")
+def two_tasks(tiny_config):
+    config = dataclasses.replace(tiny_config, tasks=("classification", "box"))
+    return replace(replace(config, "optimizer.warmup_steps", 0), "model.inputs", "frame")
+
+
+def one_step(config, scheme, **hyperparameters):
+    config = replace(config, "weighting.scheme", scheme)
+    experiment = build_experiment(replace(config, "weighting.hyperparameters", hyperparameters), 2)
+    return jax.jit(make_step(experiment))(init_state(experiment), random_batch(config, 0))
+
+
+@pytest.fixture(scope="module")
+def summed(two_tasks):
+    return one_step(two_tasks, "sum")
+
+
+def test_summed_gradients_are_the_gradient_of_the_sum(two_tasks, summed):
+    of_sum, _ = one_step(two_tasks, "equal")
+    summed, metrics = summed
+    assert all(metrics[f"weight/{task}"] == 1 for task in two_tasks.tasks)
+    # Adam's first step is the gradient's sign, so it is the moments that tell.
+    for a, b in zip(jax.tree.leaves(of_sum.optimizer), jax.tree.leaves(summed.optimizer), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("scheme", ["upgrad", "db_mtl"])
+def test_aggregations_train(two_tasks, scheme):
+    config = replace(two_tasks, "weighting.scheme", scheme)
+    experiment = build_experiment(config, num_classes=2)
+    state, step = init_state(experiment), jax.jit(make_step(experiment))
+    totals = []
+    for _ in range(6):
+        state, metrics = step(state, random_batch(config, 0))
+        totals.append(float(metrics["loss/total"]))
+    assert totals[-1] < totals[0]
+    assert ("weight/box" in metrics) == (scheme == "upgrad")
+
+
+def test_aggregations_leave_each_head_its_own_gradient(two_tasks, summed):
+    summed, _ = summed
+    weighed, _ = one_step(two_tasks, "random", seed=3)
+
+    def moments(state, part):
+        leaves = jax.tree.leaves_with_path(state.optimizer)
+        return [x for path, x in leaves if f"'{part}'" in jax.tree_util.keystr(path) and x.ndim > 1]
+
+    for a, b in zip(moments(summed, "heads"), moments(weighed, "heads"), strict=True):
+        scale = float(jnp.linalg.norm(a) / jnp.maximum(jnp.linalg.norm(b), 1e-30))
+        np.testing.assert_allclose(a, scale * b, rtol=1e-3, atol=1e-6)  # but for the common clipping
+    assert moments(summed, "neck")
+    assert not np.allclose(moments(summed, "neck")[0], moments(weighed, "neck")[0], rtol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "hyperparameters", "message"),
+    [
+        ("nosuch", {}, "weighting.scheme: found 'nosuch'"),
+        ("cagrad", {"radius": 1}, "weighting.hyperparameters: cagrad: no hyperparameter 'radius'; it has c"),
+        ("cagrad", {"c": -1}, "weighting.hyperparameters: cagrad: c is -1"),
+        ("upgrad", {"c": 1}, "weighting.hyperparameters: upgrad: no hyperparameter 'c'"),
+    ],
+)
+def test_wrong_weighting(tiny_config, scheme, hyperparameters, message):
+    config = replace(tiny_config, "weighting.scheme", scheme)
+    with pytest.raises(UserError, match=message):
+        build_experiment(replace(config, "weighting.hyperparameters", hyperparameters), num_classes=2)
 
 
 def test_average_lags_behind_the_parameters(trained):
