@@ -104,7 +104,7 @@ def test_aggregations_leave_each_head_its_own_gradient(two_tasks, summed):
     [
         ("nosuch", {}, "weighting.scheme: found 'nosuch'"),
         ("cagrad", {"radius": 1}, "weighting.hyperparameters: cagrad: no hyperparameter 'radius'; it has c"),
-        ("cagrad", {"c": -1}, "weighting.hyperparameters: cagrad: c is -1"),
+        ("cagrad", {"c": -1.0}, "weighting.hyperparameters: cagrad: c is -1"),
         ("upgrad", {"c": 1}, "weighting.hyperparameters: upgrad: no hyperparameter 'c'"),
     ],
 )

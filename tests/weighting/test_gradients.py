@@ -63,8 +63,6 @@ def test_imports_no_other_part_of_the_project():
         "print([m for m in sys.modules if m.startswith(('flax', 'grain', 'tensorflow', 'mtl_jax.'))])"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert set(eval(found)) == {
-        "mtl_jax.weighting",
-        "mtl_jax.weighting.gradients",
-        "mtl_jax.weighting.scalarization",
-    }
+    modules = eval(found)
+    assert "mtl_jax.weighting.aggregation" in modules
+    assert all(module.startswith("mtl_jax.weighting") for module in modules), modules
