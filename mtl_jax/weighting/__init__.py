@@ -12,7 +12,8 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from mtl_jax.weighting.aggregation import AggregationState, Options
+from mtl_jax.weighting import aggregation, scalarization
+from mtl_jax.weighting.aggregation import AggregationState
 from mtl_jax.weighting.aggregations.averages import krum, mean, random, sum, trimmed_mean
 from mtl_jax.weighting.aggregations.balance import (
     cr_mogm,
@@ -34,13 +35,30 @@ from mtl_jax.weighting.aggregations.conflict import (
     upgrad,
 )
 from mtl_jax.weighting.aggregations.min_norm import mgda, mgda_ub, moco, modo, sdmgrad
-from mtl_jax.weighting.gradients import gramian, norms_and_cosines, per_task_value_and_grad
-from mtl_jax.weighting.scalarization import Scalarization, equal, fixed, uncertainty
+from mtl_jax.weighting.gradients import (
+    aggregated_value_and_grad,
+    gramian,
+    is_representation,
+    norms_and_cosines,
+    per_task_value_and_grad,
+    representation_value_and_grad,
+)
+from mtl_jax.weighting.scalarization import Scalarization, ScalarizationState
+from mtl_jax.weighting.scalarizations.history import cov, dtp, dwa, famo, loss_norm, stch
+from mtl_jax.weighting.scalarizations.likelihood import imtl_l, revised_uncertainty, uncertainty
+from mtl_jax.weighting.scalarizations.predicted import auto_lambda, hypergradient, predicted
+from mtl_jax.weighting.scalarizations.present import cosmos, equal, fixed, gls, pbi, rlw, scale_invariant
 
 Scheme: TypeAlias = Scalarization | optax.GradientTransformationExtraArgs
 
 SCALARIZATIONS: dict[str, Callable[..., Scalarization]] = {
-    scheme.__name__: scheme for scheme in (fixed, equal, uncertainty)
+    scheme.__name__: scheme
+    for scheme in (
+        *(fixed, equal, rlw, gls, scale_invariant, cosmos, pbi),
+        *(uncertainty, revised_uncertainty, imtl_l),
+        *(dwa, cov, loss_norm, stch, dtp, famo),
+        *(auto_lambda, predicted),
+    )
 }
 AGGREGATIONS: dict[str, Callable[..., optax.GradientTransformationExtraArgs]] = {
     scheme.__name__: scheme
@@ -59,12 +77,17 @@ __all__ = [
     "AggregationState",
     "Scheme",
     "Scalarization",
+    "ScalarizationState",
     "aggregate",
+    "aggregated_value_and_grad",
     "gramian",
+    "hypergradient",
+    "is_representation",
     "make",
     "names",
     "norms_and_cosines",
     "per_task_value_and_grad",
+    "representation_value_and_grad",
     *SCALARIZATIONS,
     *AGGREGATIONS,
 ]
@@ -88,8 +111,7 @@ def make(name: str, **hyperparameters: Any) -> Any:
     if name not in _SCHEMES:
         raise ValueError(f"no weighting scheme {name!r}; choose from {', '.join(_SCHEMES)}")
     known = [p.name for p in inspect.signature(_SCHEMES[name]).parameters.values() if p.kind != p.VAR_KEYWORD]
-    if name in AGGREGATIONS:
-        known += [*Options.__annotations__]
+    known += (aggregation if name in AGGREGATIONS else scalarization).Options.__annotations__
     if unknown := set(hyperparameters) - set(known):
         raise ValueError(
             f"{name}: no hyperparameter {sorted(unknown)[0]!r}; it has {', '.join(known) or 'none'}"

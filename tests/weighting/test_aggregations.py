@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from mtl_jax import weighting
-from mtl_jax.weighting.properties import PROPERTIES
+from mtl_jax.weighting.properties import AGGREGATIONS as PROPERTIES
 
 EVERY = sorted(weighting.AGGREGATIONS)
 SIZES = (2, 3, 5, 8)

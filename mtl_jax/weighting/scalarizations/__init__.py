@@ -1,0 +1,1 @@
+"""The scalarizations, by what they look at."""
