@@ -3,6 +3,8 @@
 Heavy imports are inside the commands, so that `--help` is quick.
 """
 
+import ast
+import dataclasses
 import errno
 import json
 import os
@@ -15,7 +17,7 @@ from typing import Annotated
 
 import tyro
 
-from mtl_jax.config import Config, DataConfig, Split
+from mtl_jax.config import Config, DataConfig, Split, WeightingConfig
 from mtl_jax.errors import UserError
 
 _USAGE = """\
@@ -153,6 +155,7 @@ def _train(arguments: list[str]) -> None:
     """
     experiment = next((a for a in arguments[:1] if not a.startswith("-")), None)
     defaults = load_experiment(Path(experiment)) if experiment else Config()
+    arguments, defaults = _weighting_options(arguments, defaults)
 
     def train(
         workdir: Path,
@@ -162,6 +165,9 @@ def _train(arguments: list[str]) -> None:
 
         `mtl-jax train EXPERIMENT --workdir RUN [--any.config.field VALUE]`, or `mtl-jax train --resume RUN` to go on
         where a stopped run was.
+
+        `--weighting NAME` chooses another loss weighting scheme, and `--weighting.HYPERPARAMETER VALUE` sets what that
+        one has: `--weighting cagrad --weighting.c 0.4`.
 
         Args:
             workdir: Directory of the run.
@@ -175,6 +181,51 @@ def _train(arguments: list[str]) -> None:
         raise UserError("train: no experiment; give a file such as experiments/pets2009.py, or --resume RUN")
     else:
         tyro.cli(train, args=arguments[1:] if experiment else arguments, prog="mtl-jax train EXPERIMENT")
+
+
+def _weighting_options(arguments: list[str], defaults: Config) -> tuple[list[str], Config]:
+    """Puts the scheme of `--weighting NAME`, and hyperparameters such as `--weighting.c 0.4`, into the defaults.
+
+    Another scheme does not inherit the hyperparameters of the experiment's.
+
+    Returns:
+        The other arguments, and the defaults.
+
+    Raises:
+        UserError: If a name or value is missing.
+    """
+    fields = {field.name for field in dataclasses.fields(WeightingConfig)}
+    rest: list[str] = []
+    scheme, given = None, {}
+    words = iter(
+        [word for a in arguments for word in (a.split("=", 1) if a.startswith("--weighting") else [a])]
+    )
+    for word in words:
+        name = word.removeprefix("--weighting.").replace("-", "_")
+        dotted = word.startswith("--weighting.") and name.split(".")[0] not in fields
+        if word != "--weighting" and not dotted:
+            rest.append(word)
+            continue
+        value = next(words, None)
+        if value is None:
+            raise UserError(f"{word}: no value; give one")
+        if word == "--weighting":
+            scheme = value
+        else:
+            given[name] = _number_or_word(value)
+    weighting = defaults.weighting
+    if scheme is not None:
+        weighting = dataclasses.replace(weighting, scheme=scheme, hyperparameters={})
+    weighting = dataclasses.replace(weighting, hyperparameters=weighting.hyperparameters | given)
+    return rest, dataclasses.replace(defaults, weighting=weighting)
+
+
+def _number_or_word(text: str) -> bool | int | float | str:
+    try:
+        value = ast.literal_eval(text)
+    except (SyntaxError, ValueError):
+        return text
+    return value if isinstance(value, (bool, int, float)) else text
 
 
 def resume_run(resume: Path) -> None:

@@ -112,9 +112,17 @@ class WeightingConfig:
     """Name of a scheme of `mtl_jax.weighting`: `fixed`, `uncertainty`, ..., which weigh losses, or `cagrad`, `upgrad`,
     ..., which combine the gradients of the tasks."""
     weights: dict[str, float] = dataclasses.field(default_factory=dict)
-    """For `fixed`: weight of each task."""
-    hyperparameters: dict[str, int | float | str] = dataclasses.field(default_factory=dict)
-    """The scheme's own settings, such as `c 0.4` for `cagrad`."""
+    """For `fixed`: weight of each task. For `cosmos`, `pbi` and `stch`: how much each is preferred."""
+    hyperparameters: dict[str, bool | int | float | str] = dataclasses.field(default_factory=dict)
+    """The scheme's own settings, such as `c 0.4` for `cagrad`; each is also an option, `--weighting.c 0.4`. For
+    `params`: how the paths of the parameters begin on whose gradients the Gramian is formed, such as `neck`."""
+    gradients: Literal["auto", "vmap", "scan", "representation"] = "auto"
+    """For schemes that combine gradients: take those of the shared parameters, of all tasks at once (`vmap`) or one
+    after the other (`scan`: less memory), or those at the shared features, with one backward pass below for all
+    (`representation`: cheapest). `auto`: `representation` for `mgda_ub`, `vmap` for the others."""
+    every: int = 1
+    """For schemes that combine gradients: find weights anew in every n-th step; those between cost what a plain step
+    costs."""
     learning_rate: float = 0.003
     """Learning rate of learned weights; they have no weight decay."""
 

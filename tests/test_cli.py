@@ -115,3 +115,27 @@ def test_prepare_and_inspect(tmp_path, capsys):
     )
     assert status == 2
     assert "mtl-jax data prepare mot_challenge" in err
+
+
+def test_weighting_and_its_hyperparameters_are_options(tmp_path, capsys, monkeypatch):
+    import mtl_jax.cli as cli
+
+    experiment = tmp_path / "experiment.py"
+    experiment.write_text(
+        "from mtl_jax.config import Config, WeightingConfig\n"
+        "config = Config(weighting=WeightingConfig(scheme='moco', hyperparameters={'gamma': 0.5}))\n"
+    )
+    seen = []
+    monkeypatch.setattr(cli, "_train_and_report", lambda config, *_, **__: seen.append(config.weighting))
+    train = ("train", experiment, "--workdir", tmp_path)
+    assert run(capsys, *train)[0] == 0
+    assert run(capsys, *train, "--weighting.c", 0.4, "--weighting", "cagrad", "--weighting.rescale=2")[0] == 0
+    assert run(capsys, *train, "--weighting=fixed", "--weighting.weights", "box", 1, "motion", 2)[0] == 0
+    assert run(capsys, *train, "--weighting.learning-rate", 0.1, "--weighting.weigh-heads", True)[0] == 0
+    kept, cagrad, fixed, moco = seen
+    assert (kept.scheme, kept.hyperparameters) == ("moco", {"gamma": 0.5})
+    assert (cagrad.scheme, cagrad.hyperparameters) == ("cagrad", {"c": 0.4, "rescale": 2})
+    assert (fixed.scheme, fixed.weights, fixed.hyperparameters) == ("fixed", {"box": 1, "motion": 2}, {})
+    assert (moco.learning_rate, moco.hyperparameters) == (0.1, {"gamma": 0.5, "weigh_heads": True})
+    status, _, err = run(capsys, *train, "--weighting")
+    assert (status, err) == (2, "mtl-jax: --weighting: no value; give one\n")

@@ -121,4 +121,9 @@ def initialize(network: MultiTaskNetwork, key: PRNGKeyArray) -> dict[str, Any]:
 
 def shared_mask(params: dict[str, Any]) -> PyTree[bool]:
     """Returns a tree like `params`: True on parameters that tasks share (backbone and neck), False on heads."""
-    return jax.tree.map_with_path(lambda path, _: path[0].key != "heads", params)
+    return jax.tree.map_with_path(lambda path, _: is_shared(path[0].key), params)
+
+
+def is_shared(path: str) -> bool:
+    """Whether tasks share the parameter of this path, such as `neck/output/kernel`: all but the heads'."""
+    return path.split("/")[0] != "heads"

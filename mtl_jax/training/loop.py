@@ -15,14 +15,21 @@ from mtl_jax.config import Config
 from mtl_jax.data import pipeline
 from mtl_jax.data.datasets import open_dataset
 from mtl_jax.errors import UserError
-from mtl_jax.models.network import build_network, shared_mask
+from mtl_jax.models.network import build_network, is_shared, shared_mask
 from mtl_jax.progress import Progress
 from mtl_jax.tasks import TASKS
 from mtl_jax.training import mesh as mesh_lib
 from mtl_jax.training.checkpoint import Checkpoints, write_description
 from mtl_jax.training.metrics import MetricWriter
 from mtl_jax.training.optimizer import learning_rate, make_optimizer
-from mtl_jax.training.step import Experiment, TrainState, init_state, make_diagnosis, make_step
+from mtl_jax.training.step import (
+    Experiment,
+    TrainState,
+    init_state,
+    make_diagnosis,
+    make_step,
+    takes_representation,
+)
 
 Evaluate = Callable[[Experiment, TrainState], dict[str, float]]
 
@@ -152,11 +159,12 @@ def _run(
                 row["steps_per_second"] = (step - logged) / (now - since)
                 logged, since = step, now
                 writer.write(step, row)
-                if row["loss/total"] != row["loss/total"]:
+                # A loss that the weighting left out does no harm; parameters that are no numbers stay so.
+                if row["norm/parameters"] != row["norm/parameters"] or row["loss/total"] != row["loss/total"]:
                     culprits = [k for k, v in row.items() if k.startswith("loss/") and v != v]
                     raise UserError(
-                        f"step {step}: {', '.join(culprits)} is not a number; lower optimizer.learning_rate or "
-                        "optimizer.clip_norm (the last checkpoint is intact)"
+                        f"step {step}: {', '.join(culprits) or 'norm/parameters'} is not a number; lower "
+                        "optimizer.learning_rate or optimizer.clip_norm (the last checkpoint is intact)"
                     )
                 progress.advance(0, loss=row["loss/total"])
             progress.advance()
@@ -183,16 +191,34 @@ def _make_scheme(config: Config) -> weighting.Scheme:
     hyperparameters: dict[str, Any] = dict(config.weighting.hyperparameters)
     if scheme not in weighting.names():
         raise UserError(f"weighting.scheme: found {scheme!r}; choose from {', '.join(weighting.names())}")
-    if scheme == "fixed":
+    if scheme in ("fixed", "cosmos", "pbi") or (scheme == "stch" and weights):
         if set(weights) != set(tasks):
             raise UserError(
                 f"weighting.weights: found {', '.join(weights) or 'nothing'}; give {', '.join(tasks)}"
             )
-        return weighting.fixed([weights[task] for task in tasks])
+        per_task = "weights" if scheme == "fixed" else "preference"
+        hyperparameters[per_task] = [weights[task] for task in tasks]
+    if scheme in ("auto_lambda", "predicted") and config.data.batch_size < 2:
+        raise UserError(f"data.batch_size: found 1; {scheme} holds half of each batch out, so give 2 or more")
     if scheme == "uncertainty":
         hyperparameters["kinds"] = [TASKS[task].kind for task in tasks]
     if scheme in weighting.AGGREGATIONS:
-        hyperparameters |= {"num_tasks": len(tasks), "shared": lambda path: not path.startswith("heads/")}
+        at_features = takes_representation(config.weighting)
+        shared = weighting.is_representation if at_features else is_shared
+        hyperparameters |= {"num_tasks": len(tasks), "shared": shared}
+        if isinstance(prefix := hyperparameters.get("params"), str):
+            hyperparameters["params"] = lambda path: path.startswith(prefix)
+        averages = {"moco", "db_mtl", "excess_mtl"} & {scheme, hyperparameters.get("inner")}
+        if at_features and (averages or "params" in hyperparameters):
+            raise UserError(
+                f"weighting.gradients: found representation, but {(*averages, 'params')[0]} needs the parameters' "
+                "gradients; choose vmap or scan"
+            )
+        if config.weighting.every < 1 or (at_features and config.weighting.every > 1):
+            raise UserError(
+                f"weighting.every: found {config.weighting.every}; expected at least 1, and 1 at the representation, "
+                "where finding weights costs next to nothing"
+            )
     try:
         return weighting.make(scheme, **hyperparameters)
     except (TypeError, ValueError) as error:

@@ -13,11 +13,12 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from mtl_jax import weighting
-from mtl_jax.config import Config, ModelConfig
-from mtl_jax.models.network import initialize
+from mtl_jax.config import Config, ModelConfig, WeightingConfig
+from mtl_jax.models.network import initialize, is_shared
 from mtl_jax.structures import Batch
 from mtl_jax.tasks import STRIDE, TASKS, batch_targets
 from mtl_jax.tasks.targets import perturb_objects, render_heatmap
+from mtl_jax.training.optimizer import learning_rate
 
 Metrics = dict[str, Float[Array, "..."]]
 
@@ -78,7 +79,11 @@ def init_state(experiment: Experiment, load: Callable[[Any], Any] | None = None)
     if isinstance(experiment.scheme, weighting.Scalarization):
         weights, weighting_state = experiment.scheme.init(len(config.tasks))
     else:
-        weighting_state = experiment.scheme.init(variables["params"])
+        # At the features no scheme remembers anything of their shape, which is that of a batch.
+        tree = variables["params"]
+        if takes_representation(config.weighting):
+            tree = {"representation": jnp.zeros(()), "heads": tree["heads"]}
+        weighting_state = experiment.scheme.init(tree)
     params = {"model": variables["params"], "weighting": weights}
     batch_stats = variables.get("batch_stats", {})
     return TrainState(
@@ -91,6 +96,12 @@ def init_state(experiment: Experiment, load: Callable[[Any], Any] | None = None)
         average=jax.tree.map(jnp.copy, {"params": params["model"], "batch_stats": batch_stats}),
         key=jax.random.key_data(run_key),
     )
+
+
+def takes_representation(config: WeightingConfig) -> bool:
+    """Whether gradients are combined at the features that the heads share, not at the parameters."""
+    at_features = config.gradients == "representation"
+    return at_features or (config.gradients == "auto" and config.scheme == "mgda_ub")
 
 
 def network_inputs(
@@ -119,7 +130,18 @@ def forward(
         Losses in the order of `config.tasks`; then whether each task has labels in this batch, and the new batch
         statistics.
     """
-    config = experiment.config
+    outputs, updated = experiment.network.apply(
+        {"params": params, "batch_stats": batch_stats},
+        **_frames(experiment.config, batch, key),
+        train=True,
+        mutable=["batch_stats"],
+    )
+    losses, labelled = _mean_losses(experiment, outputs, batch)
+    return losses, (labelled, updated.get("batch_stats", {}))
+
+
+def _frames(config: Config, batch: Batch, key: Array) -> dict[str, Array]:
+    """Returns the network's inputs, frame by frame."""
     batch_size, time, height, width, _ = batch.images.shape
     previous = jnp.concatenate([batch.images[:, :1], batch.images[:, :-1]], axis=1)
     heatmaps = _previous_heatmaps(config.model, batch, key, (height // STRIDE, width // STRIDE))
@@ -127,17 +149,21 @@ def forward(
     def frames(x: Array) -> Array:
         return x.reshape(batch_size * time, *x.shape[2:])
 
-    inputs = network_inputs(config.model, frames(batch.images), frames(previous), frames(heatmaps))
-    outputs, updated = experiment.network.apply(
-        {"params": params, "batch_stats": batch_stats}, **inputs, train=True, mutable=["batch_stats"]
-    )
+    return network_inputs(config.model, frames(batch.images), frames(previous), frames(heatmaps))
+
+
+def _mean_losses(
+    experiment: Experiment, outputs: dict[str, Array], batch: Batch
+) -> tuple[Float[Array, "tasks"], Bool[Array, "tasks"]]:
+    """Returns each task's mean loss, and whether there was anything to learn for it."""
+    batch_size, time = batch.images.shape[:2]
     targets = batch_targets(batch, experiment.num_classes)
     terms = [
         TASKS[task].loss(outputs[task].reshape(batch_size, time, *outputs[task].shape[1:]), batch, targets)
-        for task in config.tasks
+        for task in experiment.config.tasks
     ]
     sums, counts = (jnp.stack(column) for column in zip(*terms, strict=True))
-    return sums / jnp.maximum(counts, 1), (counts > 0, updated.get("batch_stats", {}))
+    return sums / jnp.maximum(counts, 1), counts > 0
 
 
 def make_step(experiment: Experiment) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
@@ -155,17 +181,25 @@ def make_step(experiment: Experiment) -> Callable[[TrainState, Batch], tuple[Tra
             return total, (total, losses, weights, carried, batch_stats)
 
         grads, aux = jax.grad(total_loss, has_aux=True)(state.params)
+        if scheme.predict is not None:
+            grads["weighting"] = _held_out_gradient(experiment, scheme, state, batch)
         return grads, *aux
 
     def aggregated(scheme: optax.GradientTransformationExtraArgs, state: TrainState, batch: Batch) -> tuple:
         def task_losses(model: Any) -> tuple[Array, tuple]:
             return forward(experiment, model, state.batch_stats, batch, _step_key(state))
 
-        model = state.params["model"]
-        (losses, (labelled, batch_stats)), grads = weighting.per_task_value_and_grad(
-            task_losses, has_aux=True
-        )(model)
-        grads, carried = scheme.update(grads, state.weighting, model, losses=losses, mask=labelled)
+        if takes_representation(config.weighting):
+            losses, (labelled, batch_stats), grads, carried = _at_features(experiment, scheme, state, batch)
+        else:
+            (losses, (labelled, batch_stats)), grads, carried = weighting.aggregated_value_and_grad(
+                task_losses,
+                scheme,
+                every=config.weighting.every,
+                shared=is_shared,
+                mode="scan" if config.weighting.gradients == "scan" else "vmap",
+                has_aux=True,
+            )(state.params["model"], state.weighting, mask=lambda aux: aux[0])
         total = jnp.sum(jnp.where(labelled, losses, 0))
         return {"model": grads, "weighting": ()}, total, losses, carried.weights, carried, batch_stats
 
@@ -176,6 +210,12 @@ def make_step(experiment: Experiment) -> Callable[[TrainState, Batch], tuple[Tra
             grads, total, losses, weights, carried, batch_stats = aggregated(scheme, state, batch)
         updates, optimizer = experiment.optimizer.update(grads, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
+        if isinstance(scheme, weighting.Scalarization) and scheme.observe is not None:
+            # The same batch and the same noise; the batch statistics count it once.
+            after, (labelled, _) = forward(
+                experiment, params["model"], state.batch_stats, batch, _step_key(state)
+            )
+            carried = scheme.observe(carried, after, mask=labelled)
 
         # Early on the average is of few steps, or it would remember the initialisation.
         decay = jnp.minimum(config.optimizer.ema_decay, (1 + state.step) / (10 + state.step))
@@ -187,6 +227,7 @@ def make_step(experiment: Experiment) -> Callable[[TrainState, Batch], tuple[Tra
             "norm/gradient": optax.tree.norm(grads["model"]),
             "norm/update": optax.tree.norm(updates["model"]),
             "norm/parameters": optax.tree.norm(params["model"]),
+            "dropped": carried.dropped,
         }
         for i, task in enumerate(config.tasks):
             metrics[f"loss/{task}"] = losses[i]
@@ -231,6 +272,60 @@ def make_diagnosis(experiment: Experiment, is_shared: Any) -> Callable[[TrainSta
         return metrics
 
     return diagnose
+
+
+def _at_features(
+    experiment: Experiment, scheme: optax.GradientTransformationExtraArgs, state: TrainState, batch: Batch
+) -> tuple[Array, tuple[Array, Any], Any, Any]:
+    """Returns losses, what else `forward` returns, the gradient combined at the features, and the scheme's state."""
+    network, model = experiment.network, state.params["model"]
+    inputs = _frames(experiment.config, batch, _step_key(state))
+
+    def trunk_fn(trunk: Any) -> tuple[Array, tuple[Array, Any]]:
+        features, updated = network.apply(
+            {"params": trunk, "batch_stats": state.batch_stats},
+            **inputs,
+            train=True,
+            mutable=["batch_stats"],
+            method="trunk",
+        )
+        return features, (features, updated.get("batch_stats", {}))
+
+    def mean_losses(heads: Any, features: Array) -> tuple[Array, Array]:
+        outputs = network.apply({"params": {"heads": heads}}, features, method="predict")
+        return _mean_losses(experiment, outputs, batch)
+
+    # The compiler drops, of each, the other tasks' heads.
+    heads_fn = [
+        lambda heads, features, i=i: mean_losses(heads, features)[0][i]
+        for i in range(len(experiment.config.tasks))
+    ]
+    trunk = {name: part for name, part in model.items() if name != "heads"}
+    (losses, (features, batch_stats)), grads, backward = weighting.representation_value_and_grad(
+        trunk_fn, heads_fn, has_aux=True
+    )(trunk, model["heads"])
+    _, labelled = mean_losses(model["heads"], features)
+    combined, carried = scheme.update(grads, state.weighting, losses=losses, mask=labelled)
+    trunk_grads, head_grads = backward(combined)
+    return losses, (labelled, batch_stats), trunk_grads | {"heads": head_grads}, carried
+
+
+def _held_out_gradient(
+    experiment: Experiment, scheme: weighting.Scalarization, state: TrainState, batch: Batch
+) -> Any:
+    """Returns the hypergradient of the scheme's parameters: what a step on half of the batch does to the other half."""
+    half = len(batch.images) // 2
+    first = jax.tree.map(lambda x: x[:half], batch)
+    second = jax.tree.map(lambda x: x[half:], batch)
+
+    def losses_of(model: Any, batch: Batch) -> Array:
+        losses, (labelled, _) = forward(experiment, model, state.batch_stats, batch, _step_key(state))
+        return jnp.where(labelled, losses, 0)
+
+    gradient = weighting.hypergradient(
+        scheme, losses_of, step_size=learning_rate(experiment.config)(state.step)
+    )
+    return gradient(state.params["weighting"], state.weighting, state.params["model"], first, second)
 
 
 def _step_key(state: TrainState) -> Array:

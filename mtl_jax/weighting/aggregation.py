@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from mtl_jax.weighting.gradients import gramian
+from mtl_jax.weighting.gradients import gramian, path_name
 
 PyTree = Any
 Weights = Float[Array, "tasks"]
@@ -54,12 +54,14 @@ class AggregationState(NamedTuple):
     """State of an aggregation.
 
     Attributes:
+        step: Steps done.
         weights: How much each task's gradient counted in the last step; None where the number of tasks is not given
             or the result is no weighted sum.
         dropped: How often, summed over tasks, a gradient was left out because it was not finite.
         scheme: What the scheme remembers.
     """
 
+    step: Int[Array, ""]
     weights: Weights | None
     dropped: Int[Array, ""]
     scheme: Any
@@ -153,7 +155,7 @@ def aggregation(
             raise ValueError(f"{name}: num_tasks is missing; it remembers something of each task")
         weights = jnp.zeros(num_tasks) if num_tasks is not None and reports_weights else None
         scheme = () if init is None else init(num_tasks, _select(params, is_shared))
-        return AggregationState(weights, jnp.zeros((), jnp.int32), scheme)
+        return AggregationState(jnp.zeros((), jnp.int32), weights, jnp.zeros((), jnp.int32), scheme)
 
     def update_fn(
         updates: PyTree,
@@ -197,6 +199,7 @@ def aggregation(
         )
         combined = _merge(combined, weighted_sum(heads, head_weights, active))
         state = AggregationState(
+            state.step + 1,
             None if state.weights is None or weights is None else weights.astype(state.weights.dtype),
             state.dropped + jnp.sum(labelled & ~finite),
             scheme,
@@ -259,9 +262,7 @@ def cast_like(tree: PyTree, like: PyTree) -> PyTree:
 
 def _select(tree: PyTree, predicate: Callable[[str], bool]) -> PyTree:
     """Returns the tree with None for the leaves whose path the predicate does not select."""
-    return jax.tree.map_with_path(
-        lambda path, x: x if predicate(jax.tree_util.keystr(path, simple=True, separator="/")) else None, tree
-    )
+    return jax.tree.map_with_path(lambda path, x: x if predicate(path_name(path)) else None, tree)
 
 
 def _merge(first: PyTree, second: PyTree) -> PyTree:
@@ -274,7 +275,7 @@ def _num_tasks(
     """Returns K, or says where it is not what it is elsewhere."""
     for path, leaf in jax.tree.leaves_with_path(updates):
         if leaf.ndim == 0 or len(leaf) != (expected or len(leaf)):
-            where = jax.tree_util.keystr(path, simple=True, separator="/")
+            where = path_name(path)
             raise ValueError(
                 f"{name}: the gradient of {where or 'the parameters'} has shape {leaf.shape}; expected a leading axis "
                 f"of {expected or 'K'} tasks, as from per_task_value_and_grad"

@@ -1,49 +1,225 @@
-"""Per-task gradients, and what they say about each other."""
+"""Per-task gradients, and what they say about each other.
+
+Under a mesh nothing more is needed: with the batch sharded and the parameters replicated, `jax.jit` sums each task's
+gradient over the devices before it is used, and with sharded parameters `gramian` is formed from the shards, so that
+only K×K numbers cross the network.
+"""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import optax
+from jaxtyping import Array, Bool, Float
 
 PyTree = Any
+Mode = Literal["vmap", "scan"]
 
 
 def per_task_value_and_grad(
-    loss_fn: Callable[..., Any], *, mode: Literal["vmap", "scan"] = "vmap", has_aux: bool = False
+    loss_fn: Callable[..., Any], *, mode: Mode = "vmap", chunk: int | None = None, has_aux: bool = False
 ) -> Callable[..., tuple[Any, PyTree]]:
     """Like `jax.value_and_grad`, for a function that returns one loss for each of K tasks.
 
     The forward pass runs once and is linearised once; only the backward pass is repeated, either for all tasks at once
-    (`vmap`: fastest, K times the memory of a backward pass) or one after the other (`scan`: least memory).
+    (`vmap`: fastest, K times the memory of a backward pass) or one after the other (`scan`: least memory), or for
+    `chunk` tasks at once. What the forward pass changes, such as batch statistics, is changed once.
 
     Args:
         loss_fn: `loss_fn(params, *args) -> losses [K]`, or `(losses, aux)` with `has_aux`.
         mode: How the K backward passes run.
+        chunk: How many run at once, whatever the mode.
         has_aux: Whether `loss_fn` returns something besides the losses, such as batch statistics.
 
     Returns:
         A function with `loss_fn`'s arguments that returns `losses` (or `(losses, aux)`) and the gradients with respect
         to the first argument, each leaf with a leading axis of K.
 
+    Raises:
+        ValueError: If `loss_fn` does not return one scalar for each task, or `mode` or `chunk` are unknown.
+
     Example:
         >>> losses, grads = per_task_value_and_grad(loss_fn)(params, batch)
     """
+    backward = _repeat("per_task_value_and_grad", mode, chunk)
 
     def value_and_grad(params: PyTree, *args: Any) -> tuple[Any, PyTree]:
-        def losses_and_aux(params: PyTree) -> tuple[Array, Any]:
-            result = loss_fn(params, *args)
-            return result if has_aux else (result, None)
-
-        losses, pullback, aux = jax.vjp(losses_and_aux, params, has_aux=True)
-        cotangents = jnp.eye(len(losses), dtype=losses.dtype)
-        backward = jax.vmap if mode == "vmap" else (lambda f: lambda xs: jax.lax.map(f, xs))
-        (grads,) = backward(pullback)(cotangents)
-        return ((losses, aux) if has_aux else losses), grads
+        losses, pullback, aux = _linearize("per_task_value_and_grad", loss_fn, params, args, has_aux)
+        return ((losses, aux) if has_aux else losses), backward(pullback, losses)
 
     return value_and_grad
+
+
+def aggregated_value_and_grad(
+    loss_fn: Callable[..., Any],
+    aggregation: optax.GradientTransformationExtraArgs,
+    *,
+    every: int = 1,
+    shared: Callable[[str], bool] | None = None,
+    mode: Mode = "vmap",
+    chunk: int | None = None,
+    has_aux: bool = False,
+) -> Callable[..., tuple[Any, PyTree, Any]]:
+    """Losses and the aggregated gradient, whose weights are found anew in every n-th step only.
+
+    In a step between, the backward pass runs once, for the losses weighted as in the last step that found weights: as
+    cheap as a plain step. Parameters that are not shared get their own task's gradient, unweighted, in all steps.
+
+    Args:
+        loss_fn: As of `per_task_value_and_grad`.
+        aggregation: An aggregation alone, not in a chain; with `every` above 1 it has `num_tasks`, and its result is a
+            weighted sum of the gradients.
+        every: n.
+        shared: Which parameters tasks share, as given to the aggregation; all, if not given.
+        mode: As of `per_task_value_and_grad`.
+        chunk: As of `per_task_value_and_grad`.
+        has_aux: As of `per_task_value_and_grad`.
+
+    Returns:
+        `value_and_grad(params, state, *args, mask=None)`, which returns `losses` (or `(losses, aux)`), the gradient,
+        and the aggregation's next state. `*args` are `loss_fn`'s. The mask tells which tasks count; it may be a
+        function of `aux`, where only the forward pass tells.
+
+    Raises:
+        ValueError: If `every` is less than 1, or there are no weights that steps between could use.
+
+    Example:
+        >>> aggregation = nash_mtl(num_tasks=3)
+        >>> step = aggregated_value_and_grad(loss_fn, aggregation, every=10)
+        >>> losses, grads, state = step(params, aggregation.init(params), batch)
+    """
+    where = "aggregated_value_and_grad"
+    backward = _repeat(where, mode, chunk)
+    if every < 1:
+        raise ValueError(f"{where}: every is {every}; expected at least 1")
+    is_shared = shared or (lambda path: True)
+
+    def value_and_grad(
+        params: PyTree,
+        state: Any,
+        *args: Any,
+        mask: Bool[Array, "tasks"] | Callable[[Any], Bool[Array, "tasks"]] | None = None,
+    ) -> tuple[Any, PyTree, Any]:
+        losses, pullback, aux = _linearize(where, loss_fn, params, args, has_aux)
+        labelled = mask(aux) if callable(mask) else mask
+        labelled = jnp.ones(losses.shape, bool) if labelled is None else jnp.asarray(labelled)
+
+        def find_weights(state: Any) -> tuple[PyTree, Any]:
+            grads = backward(pullback, losses)
+            return aggregation.update(grads, state, params, losses=losses, mask=labelled)
+
+        def keep_weights(state: Any) -> tuple[PyTree, Any]:
+            def weighted(weights: Array) -> PyTree:
+                return pullback(weights.astype(losses.dtype))[0]
+
+            # A task whose loss is no number would spoil the sum.
+            active = labelled & jnp.isfinite(losses)
+            weights = jnp.where(active, state.weights, 0)
+            # Of each leaf one of the two is used; the compiler drops the other one's part of the backward pass.
+            grads = jax.tree.map_with_path(
+                lambda path, together, own: together if is_shared(path_name(path)) else own,
+                weighted(weights),
+                weighted(active),
+            )
+            dropped = state.dropped + jnp.sum(labelled & ~active)
+            return grads, state._replace(step=state.step + 1, dropped=dropped)
+
+        if every == 1:
+            grads, state = find_weights(state)
+        else:
+            if state.weights is None:
+                raise ValueError(
+                    f"{where}: every is {every}, but the aggregation has no weights to keep; give it num_tasks, and "
+                    "choose one whose result is a weighted sum of the gradients"
+                )
+            grads, state = jax.lax.cond(state.step % every == 0, find_weights, keep_weights, state)
+        return ((losses, aux) if has_aux else losses), grads, state
+
+    return value_and_grad
+
+
+def representation_value_and_grad(
+    trunk_fn: Callable[..., Any],
+    heads_fn: Callable[..., Any] | Sequence[Callable[..., Any]],
+    *,
+    mode: Mode = "vmap",
+    chunk: int | None = None,
+    has_aux: bool = False,
+) -> Callable[..., tuple[Any, PyTree, Callable[[PyTree], tuple[PyTree, PyTree]]]]:
+    """Per-task gradients at the features that tasks share, and one backward pass through the trunk for all.
+
+    The features' gradients are combined, and only the combination goes on down:
+
+        value_and_grad = representation_value_and_grad(trunk_fn, [head_a, head_b])
+        losses, grads, backward = value_and_grad(trunk_params, head_params, batch)
+        combined, state = aggregation.update(grads, state, losses=losses)
+        trunk_grads, head_grads = backward(combined)
+
+    with an aggregation for which only the features are shared, such as `mgda_ub(shared=is_representation)`. The
+    features keep their batch axis, so that the Gramian is that of MGDA-UB; gradients that were first summed over the
+    batch would give another one.
+
+    Args:
+        trunk_fn: `trunk_fn(trunk_params, *args) -> features`, or `(features, aux)` with `has_aux`.
+        heads_fn: One function for each task, `head(head_params, features, *args) -> loss`: then each head's backward
+            pass runs once, and a step costs hardly more than a plain one. Or one function that returns `losses [K]`,
+            whose backward pass runs K times.
+        mode: As of `per_task_value_and_grad`, for one function; several are taken one by one.
+        chunk: As `mode`.
+        has_aux: Whether `trunk_fn` returns something besides the features, such as batch statistics.
+
+    Returns:
+        `value_and_grad(trunk_params, head_params, *args)`, which returns `losses` (or `(losses, aux)`), the gradients
+        `{"representation": ..., "heads": ...}`, each leaf with a leading axis of K, and the function that turns their
+        combination into the gradients of the trunk's and the heads' parameters.
+
+    Raises:
+        ValueError: If a head does not return a scalar, or `heads_fn` one for each task.
+
+    Reference: Sener & Koltun, "Multi-Task Learning as Multi-Objective Optimization", NeurIPS 2018 (arXiv:1810.04650),
+    section 3.3.
+    """
+    where = "representation_value_and_grad"
+    backward = _repeat(where, mode, chunk)
+
+    def value_and_grad(
+        trunk_params: PyTree, head_params: PyTree, *args: Any
+    ) -> tuple[Any, PyTree, Callable[[PyTree], tuple[PyTree, PyTree]]]:
+        features, to_trunk, aux = jax.vjp(
+            lambda p: _with_aux(trunk_fn(p, *args), has_aux), trunk_params, has_aux=True
+        )
+        inputs = {"representation": features, "heads": head_params}
+        if callable(heads_fn):
+            losses, pullback, _ = _linearize(
+                where, lambda x: heads_fn(x["heads"], x["representation"], *args), inputs, (), False
+            )
+            grads = backward(pullback, losses)
+        else:
+            values, rows = zip(
+                *(
+                    jax.value_and_grad(lambda x, head=head: head(x["heads"], x["representation"], *args))(
+                        inputs
+                    )
+                    for head in heads_fn
+                ),
+                strict=True,
+            )
+            losses, grads = jnp.stack(values), jax.tree.map(lambda *rows: jnp.stack(rows), *rows)
+
+        def combine(combined: PyTree) -> tuple[PyTree, PyTree]:
+            like = jax.tree.map(lambda g, f: g.astype(f.dtype), combined["representation"], features)
+            return to_trunk(like)[0], combined["heads"]
+
+        return ((losses, aux) if has_aux else losses), grads, combine
+
+    return value_and_grad
+
+
+def is_representation(path: str) -> bool:
+    """Whether a leaf of `representation_value_and_grad`'s gradients is of the shared features: for `shared=`."""
+    return path.startswith("representation")
 
 
 def gramian(grads: PyTree, others: PyTree | None = None) -> Float[Array, "tasks tasks"]:
@@ -56,8 +232,12 @@ def gramian(grads: PyTree, others: PyTree | None = None) -> Float[Array, "tasks 
     """
 
     def products(g: Array, h: Array) -> Array:
-        g, h = (x.reshape(len(x), -1).astype(jnp.promote_types(x.dtype, jnp.float32)) for x in (g, h))
-        return jnp.einsum("ip,jp->ij", g, h, precision=jax.lax.Precision.HIGHEST)
+        # Contracted axis by axis: to reshape a sharded leaf to a matrix first would gather its shards.
+        axes = list(range(1, g.ndim))
+        accurate = jnp.promote_types(g.dtype, jnp.float32)
+        return jnp.tensordot(
+            g.astype(accurate), h.astype(accurate), axes=(axes, axes), precision=jax.lax.Precision.HIGHEST
+        )
 
     others = grads if others is None else others
     return functools.reduce(jnp.add, jax.tree.leaves(jax.tree.map(products, grads, others)))
@@ -69,3 +249,42 @@ def norms_and_cosines(
     """Returns the norms of the gradients and their pairwise cosines (0 where a gradient is zero)."""
     norms = jnp.sqrt(jnp.maximum(jnp.diagonal(gram), 0))
     return norms, gram / jnp.maximum(norms[:, None] * norms[None, :], 1e-30)
+
+
+def path_name(path: tuple) -> str:
+    """Returns a leaf's path as predicates see it, such as `neck/output/kernel`."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _repeat(where: str, mode: str, chunk: int | None) -> Callable[[Callable, Array], PyTree]:
+    """Returns the function that runs a pullback for each of K losses."""
+    if mode not in ("vmap", "scan"):
+        raise ValueError(f"{where}: mode is {mode!r}; expected 'vmap' or 'scan'")
+    if chunk is not None and chunk < 1:
+        raise ValueError(f"{where}: chunk is {chunk}; expected at least 1")
+
+    def backward(pullback: Callable[[Array], tuple[PyTree]], losses: Array) -> PyTree:
+        cotangents = jnp.eye(len(losses), dtype=losses.dtype)
+        if chunk is None and mode == "vmap":
+            return jax.vmap(pullback)(cotangents)[0]
+        return jax.lax.map(pullback, cotangents, batch_size=chunk)[0]
+
+    return backward
+
+
+def _linearize(
+    where: str, loss_fn: Callable[..., Any], params: PyTree, args: tuple, has_aux: bool
+) -> tuple[Float[Array, "tasks"], Callable[[Array], tuple[PyTree]], Any]:
+    """Returns the losses, the function from a weight for each to the gradient of their sum, and what else there is."""
+    losses, pullback, aux = jax.vjp(
+        lambda params: _with_aux(loss_fn(params, *args), has_aux), params, has_aux=True
+    )
+    if jnp.ndim(losses) != 1:
+        raise ValueError(
+            f"{where}: the losses have shape {jnp.shape(losses)}; expected one scalar for each task, [K]"
+        )
+    return losses, pullback, aux
+
+
+def _with_aux(result: Any, has_aux: bool) -> tuple[Any, Any]:
+    return result if has_aux else (result, None)

@@ -84,6 +84,55 @@ def test_aggregations_train(two_tasks, scheme):
     assert ("weight/box" in metrics) == (scheme == "upgrad")
 
 
+@pytest.mark.parametrize("gradients", ["scan", "representation"])
+def test_ways_to_the_same_sum(two_tasks, summed, gradients):
+    other, metrics = one_step(replace(two_tasks, "weighting.gradients", gradients), "sum")
+    for name in ("loss/box", "loss/classification", "norm/gradient"):
+        np.testing.assert_allclose(metrics[name], summed[1][name], rtol=1e-4)
+    for part in ("optimizer", "batch_stats"):
+        a, b = (jax.tree.leaves(getattr(state, part)) for state in (other, summed[0]))
+        for x, y in zip(a, b, strict=True):
+            np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-6)
+
+
+def test_mgda_ub_weighs_at_the_features(two_tasks):
+    _, at_features = one_step(two_tasks, "mgda_ub")
+    _, at_parameters = one_step(replace(two_tasks, "weighting.gradients", "vmap"), "mgda_ub")
+    found, other = (
+        np.array([m["weight/box"], m["weight/classification"]]) for m in (at_features, at_parameters)
+    )
+    np.testing.assert_allclose(found.sum(), 1, rtol=1e-5)
+    assert np.abs(found - other).max() > 1e-3
+
+
+def test_weights_are_kept_between(two_tasks):
+    config = replace(replace(two_tasks, "weighting.scheme", "random"), "weighting.every", 3)
+    experiment = build_experiment(config, num_classes=2)
+    state, step = init_state(experiment), jax.jit(make_step(experiment))
+    weights = []
+    for _ in range(4):
+        state, metrics = step(state, random_batch(config, 0))
+        weights.append(float(metrics["weight/box"]))
+    assert weights[0] == weights[1] == weights[2] != weights[3]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("every", 0, r"weighting\.every: found 0; expected at least 1"),
+        (
+            "gradients",
+            "representation",
+            r"weighting\.gradients: found representation, but moco needs the param",
+        ),
+    ],
+)
+def test_wrong_ways_of_combining(two_tasks, key, value, message):
+    config = replace(replace(two_tasks, "weighting.scheme", "moco"), f"weighting.{key}", value)
+    with pytest.raises(UserError, match=message):
+        build_experiment(config, num_classes=2)
+
+
 def test_aggregations_leave_each_head_its_own_gradient(two_tasks, summed):
     summed, _ = summed
     weighed, _ = one_step(two_tasks, "random", seed=3)
@@ -97,6 +146,40 @@ def test_aggregations_leave_each_head_its_own_gradient(two_tasks, summed):
         np.testing.assert_allclose(a, scale * b, rtol=1e-3, atol=1e-6)  # but for the common clipping
     assert moments(summed, "neck")
     assert not np.allclose(moments(summed, "neck")[0], moments(weighed, "neck")[0], rtol=0.05)
+
+
+def test_a_second_forward_pass_does_not_count_in_the_batch_statistics(two_tasks):
+    equal, _ = one_step(two_tasks, "equal")
+    famo, metrics = one_step(two_tasks, "famo", learning_rate=0.5)
+    for a, b in zip(jax.tree.leaves(equal.batch_stats), jax.tree.leaves(famo.batch_stats), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(metrics["weight/box"] + metrics["weight/classification"], 1, rtol=1e-5)
+    logits = famo.weighting.scheme.logits
+    np.testing.assert_allclose(jnp.abs(logits), 0.5, rtol=1e-3)  # Adam's first step
+    assert logits[0] * logits[1] < 0
+
+
+@pytest.mark.parametrize("scheme", ["auto_lambda", "predicted"])
+def test_weights_learn_from_the_half_that_is_held_out(two_tasks, scheme):
+    config = replace(replace(two_tasks, "weighting.learning_rate", 0.05), "weighting.scheme", scheme)
+    experiment = build_experiment(config, num_classes=2)
+    state, step = init_state(experiment), jax.jit(make_step(experiment))
+    before = jax.device_get(state.params["weighting"])
+    for seed in range(3):
+        state, metrics = step(state, random_batch(config, seed))
+    moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), before, state.params["weighting"])
+    assert max(jax.tree.leaves(moved)) > 0.01
+    assert np.isfinite([metrics["weight/box"], metrics["weight/classification"], metrics["loss/total"]]).all()
+    one_clip = replace(config, "data.batch_size", 1)
+    with pytest.raises(UserError, match=f"data.batch_size: found 1; {scheme} holds half"):
+        build_experiment(one_clip, num_classes=2)
+
+
+def test_preferences_are_the_weights(two_tasks):
+    config = replace(two_tasks, "weighting.scheme", "pbi")
+    with pytest.raises(UserError, match=r"weighting\.weights: found nothing; give classification, box"):
+        build_experiment(config, num_classes=2)
+    build_experiment(replace(config, "weighting.weights", {"classification": 0.3, "box": 0.7}), num_classes=2)
 
 
 @pytest.mark.parametrize(
