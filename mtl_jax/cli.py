@@ -32,6 +32,7 @@ commands:
   train           train an experiment, or go on with one: train --resume RUN
   evaluate        score a run, or any MOTChallenge result files
   track           find and follow objects in a video
+  benchmark       times and memory as JSON: benchmark weighting
 
 `mtl-jax COMMAND --help` tells a command's arguments.
 """
@@ -68,6 +69,7 @@ def _dispatch(arguments: list[str]) -> None:
         "train": _train,
         "evaluate": lambda rest: _run(evaluate, rest, "mtl-jax evaluate"),
         "track": lambda rest: _run(track, rest, "mtl-jax track"),
+        "benchmark weighting": lambda rest: _run(benchmark_weighting, rest, "mtl-jax benchmark weighting"),
     }
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_USAGE, end="")
@@ -77,7 +79,7 @@ def _dispatch(arguments: list[str]) -> None:
 
         print(mtl_jax.__version__)
         return
-    words = 2 if arguments[0] == "data" else 1
+    words = 2 if arguments[0] in ("data", "benchmark") else 1
     name = " ".join(arguments[:words])
     if name not in commands:
         raise UserError(f"{name}: no such command; choose from {', '.join(commands)}")
@@ -314,6 +316,28 @@ def track(run: tyro.conf.Positional[Path], source: Path, output: Path) -> None:
     from mtl_jax.track import track_video
 
     print(json.dumps(track_video(run, source, output), indent=2))
+
+
+def benchmark_weighting(
+    tasks: tuple[int, ...] = (2, 4, 8, 16, 40),
+    parameters: tuple[int, ...] = (1_000_000, 25_000_000),
+    schemes: tuple[str, ...] = (),
+    repeats: int = 9,
+) -> None:
+    """Times every loss weighting scheme beside a plain step, and prints JSON.
+
+    Args:
+        tasks: Numbers of tasks.
+        parameters: Numbers of parameters that tasks share, about.
+        schemes: Names; all, if not given.
+        repeats: Runs of which medians are taken.
+    """
+    from mtl_jax.benchmark import weighting
+
+    try:
+        print(json.dumps(weighting.run(tasks, parameters, schemes, repeats), indent=2))
+    except ValueError as error:
+        raise UserError(f"benchmark weighting: {error}") from error
 
 
 def load_experiment(path: Path) -> Config:

@@ -5,7 +5,7 @@ Scalarizations make one loss of the tasks' losses; aggregations make one gradien
 
 import inspect
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any
 
 import jax.numpy as jnp
 import optax
@@ -48,8 +48,7 @@ from mtl_jax.weighting.scalarizations.history import cov, dtp, dwa, famo, loss_n
 from mtl_jax.weighting.scalarizations.likelihood import imtl_l, revised_uncertainty, uncertainty
 from mtl_jax.weighting.scalarizations.predicted import auto_lambda, hypergradient, predicted
 from mtl_jax.weighting.scalarizations.present import cosmos, equal, fixed, gls, pbi, rlw, scale_invariant
-
-Scheme: TypeAlias = Scalarization | optax.GradientTransformationExtraArgs
+from mtl_jax.weighting.step import Scheme, StepState, make_step
 
 SCALARIZATIONS: dict[str, Callable[..., Scalarization]] = {
     scheme.__name__: scheme
@@ -78,12 +77,15 @@ __all__ = [
     "Scheme",
     "Scalarization",
     "ScalarizationState",
+    "StepState",
     "aggregate",
     "aggregated_value_and_grad",
     "gramian",
     "hypergradient",
     "is_representation",
     "make",
+    "make_default",
+    "make_step",
     "names",
     "norms_and_cosines",
     "per_task_value_and_grad",
@@ -119,6 +121,34 @@ def make(name: str, **hyperparameters: Any) -> Any:
     if isinstance(inner := hyperparameters.get("inner"), str):
         hyperparameters["inner"] = make(inner, num_tasks=hyperparameters.get("num_tasks"))
     return _SCHEMES[name](**hyperparameters)
+
+
+def make_default(name: str, num_tasks: int, **hyperparameters: Any) -> Any:
+    """Returns the scheme of this name for K tasks that are all alike, as its paper has it.
+
+    What has no default is set so that no task is preferred: weights and preferences are 1, every likelihood is a
+    regression's, and a wrapper is around `mgda`.
+
+    Args:
+        name: One of `names()`.
+        num_tasks: K.
+        **hyperparameters: As of `make`.
+
+    Raises:
+        ValueError: As of `make`.
+
+    Example:
+        >>> schemes = {name: make_default(name, num_tasks=3) for name in names()}
+    """
+    alike: dict[str, dict[str, Any]] = {
+        "fixed": {"weights": [1.0] * num_tasks},
+        "uncertainty": {"kinds": ["regression"] * num_tasks},
+        "cosmos": {"preference": [1.0] * num_tasks},
+        "pbi": {"preference": [1.0] * num_tasks},
+        "cr_mogm": {"inner": "mgda"},
+    }
+    tasks = {"num_tasks": num_tasks} if name in AGGREGATIONS else {}
+    return make(name, **tasks | alike.get(name, {}) | hyperparameters)
 
 
 def aggregate(

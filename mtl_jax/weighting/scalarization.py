@@ -20,6 +20,7 @@ from typing import Any, Literal, NamedTuple, TypedDict
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 Losses = Float[Array, "tasks"]
@@ -108,7 +109,9 @@ def scalarization(
     if nonfinite not in ("drop", "raise"):
         raise ValueError(f"{name}: nonfinite is {nonfinite!r}; expected 'drop' or 'raise'")
 
-    def usable(state: ScalarizationState, losses: Losses, mask: Mask | None) -> tuple[Losses, Mask, Mask]:
+    def usable(
+        state: ScalarizationState, losses: ArrayLike, mask: ArrayLike | None
+    ) -> tuple[Losses, Mask, Mask]:
         expected = state.weights.shape
         for key, value in (("losses", losses), ("mask", mask)):
             if value is not None and jnp.shape(value) != expected:
@@ -129,7 +132,7 @@ def scalarization(
         return params, ScalarizationState(jnp.zeros(num_tasks_given), jnp.zeros((), jnp.int32), scheme)
 
     def apply_fn(
-        params: Any, state: ScalarizationState, losses: Losses, mask: Mask | None = None, **extra: Any
+        params: Any, state: ScalarizationState, losses: ArrayLike, mask: ArrayLike | None = None, **extra: Any
     ) -> tuple[Float[Array, ""], tuple[ScalarizationState, Losses]]:
         losses, labelled, active = usable(state, losses, mask)
 
@@ -144,7 +147,9 @@ def scalarization(
         state = jax.lax.stop_gradient(state)
         return result, (state, state.weights)
 
-    def observe_fn(state: ScalarizationState, losses: Losses, mask: Mask | None = None) -> ScalarizationState:
+    def observe_fn(
+        state: ScalarizationState, losses: ArrayLike, mask: ArrayLike | None = None
+    ) -> ScalarizationState:
         assert observe is not None
         losses, _, active = usable(state, losses, mask)
         return state._replace(scheme=observe(state.scheme, jnp.where(active, losses, 1), active))

@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float
 
 Gramian = Float[Array, "tasks tasks"]
 Weights = Float[Array, "tasks"]
+Scalar = float | Float[Array, ""]
 Tasks = Bool[Array, "tasks"]
 
 _FULL_EXCHANGES = 3  # in a row without progress, before single exchanges; as Kim and Park have it
@@ -129,7 +130,7 @@ def dual_cone_projection(gram: Gramian, weights: Weights) -> Weights:
     return weights + scale * inverse_norms * v
 
 
-def worst_gain_maximum(gram: Gramian, weights: Weights, radius: float) -> Weights:
+def worst_gain_maximum(gram: Gramian, weights: Weights, radius: Scalar) -> Weights:
     """Returns weights of the direction, in a ball around `g = J'u`, on which the worst task gains most.
 
     That is `argmax_d min_i g_i'd` with `|d - g| <= c |g|`. By duality `d = J'(u + x)`, where `x >= 0` is a multiple of
@@ -181,7 +182,7 @@ def worst_gain_maximum(gram: Gramian, weights: Weights, radius: float) -> Weight
     )
 
 
-def proportional_fairness(gram: Gramian, exponent: float = 1.0) -> Weights:
+def proportional_fairness(gram: Gramian, exponent: Scalar = 1.0) -> Weights:
     """Returns positive weights `w` with `G w = w^(-1/a)`, entry by entry.
 
     `J'w` maximises the sum of the tasks' alpha-fair utilities of their gains. For `a = 1` they are logarithms: the Nash
@@ -207,7 +208,8 @@ def proportional_fairness(gram: Gramian, exponent: float = 1.0) -> Weights:
     factors = jnp.exp(log_factors - common)
 
     def value(x: Weights) -> Array:
-        utility = jnp.log(x) if exponent == 1 else x ** (1 - power) / (1 - power)
+        other = jnp.where(power == 1, 2, power)
+        utility = jnp.where(power == 1, jnp.log(x), x ** (1 - other) / (1 - other))
         return x @ cosines @ x / 2 - factors @ utility
 
     steps = 0.5 ** jnp.arange(10, dtype=gram.dtype)

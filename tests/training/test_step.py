@@ -71,9 +71,9 @@ def test_summed_gradients_are_the_gradient_of_the_sum(two_tasks, summed):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("scheme", ["upgrad", "db_mtl"])
-def test_aggregations_train(two_tasks, scheme):
-    config = replace(two_tasks, "weighting.scheme", scheme)
+def test_aggregations_train(two_tasks):
+    config = replace(two_tasks, "weighting.scheme", "db_mtl")  # which remembers gradients, and has no weights
+    config = replace(config, "weighting.gradients", "scan")
     experiment = build_experiment(config, num_classes=2)
     state, step = init_state(experiment), jax.jit(make_step(experiment))
     totals = []
@@ -81,12 +81,11 @@ def test_aggregations_train(two_tasks, scheme):
         state, metrics = step(state, random_batch(config, 0))
         totals.append(float(metrics["loss/total"]))
     assert totals[-1] < totals[0]
-    assert ("weight/box" in metrics) == (scheme == "upgrad")
+    assert "weight/box" not in metrics
 
 
-@pytest.mark.parametrize("gradients", ["scan", "representation"])
-def test_ways_to_the_same_sum(two_tasks, summed, gradients):
-    other, metrics = one_step(replace(two_tasks, "weighting.gradients", gradients), "sum")
+def test_sum_at_the_features_is_the_sum(two_tasks, summed):
+    other, metrics = one_step(replace(two_tasks, "weighting.gradients", "representation"), "sum")
     for name in ("loss/box", "loss/classification", "norm/gradient"):
         np.testing.assert_allclose(metrics[name], summed[1][name], rtol=1e-4)
     for part in ("optimizer", "batch_stats"):
@@ -96,11 +95,12 @@ def test_ways_to_the_same_sum(two_tasks, summed, gradients):
 
 
 def test_mgda_ub_weighs_at_the_features(two_tasks):
-    _, at_features = one_step(two_tasks, "mgda_ub")
-    _, at_parameters = one_step(replace(two_tasks, "weighting.gradients", "vmap"), "mgda_ub")
-    found, other = (
-        np.array([m["weight/box"], m["weight/classification"]]) for m in (at_features, at_parameters)
-    )
+    # Classification begins with a gradient of zero in the trunk; these two do not. Of their own length, the smaller
+    # would have all of the weight in both places.
+    config = dataclasses.replace(two_tasks, tasks=("box", "motion"))
+    _, at_features = one_step(config, "mgda_ub", normalization="l2")
+    _, at_parameters = one_step(replace(config, "weighting.gradients", "vmap"), "mgda_ub", normalization="l2")
+    found, other = (np.array([m["weight/box"], m["weight/motion"]]) for m in (at_features, at_parameters))
     np.testing.assert_allclose(found.sum(), 1, rtol=1e-5)
     assert np.abs(found - other).max() > 1e-3
 
@@ -159,9 +159,8 @@ def test_a_second_forward_pass_does_not_count_in_the_batch_statistics(two_tasks)
     assert logits[0] * logits[1] < 0
 
 
-@pytest.mark.parametrize("scheme", ["auto_lambda", "predicted"])
-def test_weights_learn_from_the_half_that_is_held_out(two_tasks, scheme):
-    config = replace(replace(two_tasks, "weighting.learning_rate", 0.05), "weighting.scheme", scheme)
+def test_weights_learn_from_the_half_that_is_held_out(two_tasks):
+    config = replace(replace(two_tasks, "weighting.learning_rate", 0.05), "weighting.scheme", "predicted")
     experiment = build_experiment(config, num_classes=2)
     state, step = init_state(experiment), jax.jit(make_step(experiment))
     before = jax.device_get(state.params["weighting"])
@@ -171,7 +170,7 @@ def test_weights_learn_from_the_half_that_is_held_out(two_tasks, scheme):
     assert max(jax.tree.leaves(moved)) > 0.01
     assert np.isfinite([metrics["weight/box"], metrics["weight/classification"], metrics["loss/total"]]).all()
     one_clip = replace(config, "data.batch_size", 1)
-    with pytest.raises(UserError, match=f"data.batch_size: found 1; {scheme} holds half"):
+    with pytest.raises(UserError, match=r"data\.batch_size: found 1; predicted holds half"):
         build_experiment(one_clip, num_classes=2)
 
 

@@ -20,8 +20,7 @@ def having(**wanted) -> list[str]:
 
 
 def make(name, num_tasks, **hyperparameters):
-    inner = {"inner": "mgda"} if name == "cr_mogm" else {}
-    return weighting.make(name, num_tasks=num_tasks, **inner, **hyperparameters)
+    return weighting.make_default(name, num_tasks, **hyperparameters)
 
 
 def sizes_of(name) -> list[int]:

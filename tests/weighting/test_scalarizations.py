@@ -356,7 +356,7 @@ def test_means_of_logarithms():
 def test_stch_normalises_by_the_warmup_and_then_leads_by_the_worst():
     sequence = falling(steps=5)
     preference = np.array([1.0, 2.0, 0.5])
-    rows, _ = run(weighting.stch(mu=0.5, warmup=4, preference=preference), sequence)
+    rows, _ = run(weighting.stch(mu=0.5, warmup=4, preference=preference.tolist()), sequence)
     for losses, (total, _) in zip(sequence[:4], rows, strict=False):
         np.testing.assert_allclose(total, np.log(losses).sum(), rtol=1e-5)
     terms = preference * np.log(sequence[4] / sequence[:4].mean(axis=0))

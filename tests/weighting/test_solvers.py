@@ -27,15 +27,15 @@ def matrices(draw):
 
 
 @functools.cache
-def compiled(name, *arguments):
-    return jax.jit(lambda gram, *args: getattr(solvers, name)(gram, *args, *arguments))
+def compiled(name):
+    return jax.jit(getattr(solvers, name))
 
 
-def solve(dtype, name, matrix, *args, options=()):
+def solve(dtype, name, matrix, *args):
     """Returns the weights that a solver finds from the Gramian in a given precision."""
     with jax.enable_x64(dtype == "float64"):
         gram = jnp.asarray(matrix @ matrix.T, dtype)
-        found = compiled(name, *options)(gram, *(jnp.asarray(a, dtype) for a in args))
+        found = compiled(name)(gram, *(jnp.asarray(a, dtype) for a in args))
         assert found.dtype == dtype
         return np.asarray(found, np.float64)
 
@@ -80,7 +80,7 @@ def test_dual_cone_projection(dtype, matrix):
 def test_worst_gain_maximum(dtype, matrix, radius):
     """The direction lies on the ball, and no other can do better: the dual says how well any can do."""
     start = np.full(len(matrix), 1 / len(matrix))
-    weights = solve(dtype, "worst_gain_maximum", matrix, start, options=(radius,))
+    weights = solve(dtype, "worst_gain_maximum", matrix, start, radius)
     mean, direction = matrix.T @ start, matrix.T @ weights
     reach = radius * np.linalg.norm(mean)
     assert np.linalg.norm(direction - mean) == pytest.approx(reach, rel=TOLERANCE[dtype])
@@ -104,7 +104,7 @@ def test_worst_gain_maximum_by_a_general_solver():
     expected = minimize(
         dual, start, method="SLSQP", bounds=bounds, constraints=simplex, options={"ftol": 1e-14}
     ).fun
-    weights = solve("float64", "worst_gain_maximum", matrix, np.full(4, 0.25), options=(0.5,))
+    weights = solve("float64", "worst_gain_maximum", matrix, np.full(4, 0.25), 0.5)
     assert np.min(matrix @ (matrix.T @ weights)) == pytest.approx(expected, rel=1e-6)
 
 
@@ -112,7 +112,7 @@ def test_worst_gain_maximum_by_a_general_solver():
 @battery()
 @given(matrix=matrices(), exponent=st.sampled_from([0.5, 1.0, 2.0, 5.0]))
 def test_proportional_fairness(dtype, matrix, exponent):
-    weights = solve(dtype, "proportional_fairness", matrix, options=(exponent,))
+    weights = solve(dtype, "proportional_fairness", matrix, exponent)
     assert weights.min() > 0
     gains = matrix @ (matrix.T @ weights)
     np.testing.assert_allclose(gains * weights ** (1 / exponent), 1, rtol=0, atol=10 * TOLERANCE[dtype])
@@ -124,9 +124,8 @@ def test_tasks_that_contradict_each_other_exactly(dtype):
     assert np.linalg.norm(opposed.T @ solve(dtype, "min_norm_point", opposed)) < TOLERANCE[dtype]
     projected = solve(dtype, "dual_cone_projection", opposed, np.array([1.0, 0.0]))
     assert np.linalg.norm(opposed.T @ projected) < 10 * TOLERANCE[dtype]
-    for name, *arguments in (("worst_gain_maximum", np.full(2, 0.5)), ("proportional_fairness",)):
-        options = (0.5,) if arguments else ()
-        assert np.all(np.isfinite(solve(dtype, name, opposed, *arguments, options=options)))
+    for name, *arguments in (("worst_gain_maximum", np.full(2, 0.5), 0.5), ("proportional_fairness",)):
+        assert np.all(np.isfinite(solve(dtype, name, opposed, *arguments)))
 
 
 def test_min_norm_point_where_one_gradient_is_zero():

@@ -21,6 +21,8 @@ from mtl_jax.weighting.aggregation import (
 def mean(**options: Unpack[Options]) -> optax.GradientTransformationExtraArgs:
     """The mean gradient `1/K sum_i g_i`.
 
+    When to use: as the baseline, with a length that does not grow with the number of tasks.
+
     Args:
         **options: See `aggregation.Options`.
 
@@ -40,6 +42,8 @@ def sum(**options: Unpack[Options]) -> optax.GradientTransformationExtraArgs:
     Well tuned fixed weights on the losses are a strong baseline: Kurin et al., "In Defense of the Unitary
     Scalarization for Deep Multi-Task Learning", NeurIPS 2022 (arXiv:2201.04122).
 
+    When to use: as the baseline: what every framework does when losses are added.
+
     Args:
         **options: See `aggregation.Options`.
 
@@ -57,6 +61,8 @@ def random(seed: int = 0, **options: Unpack[Options]) -> optax.GradientTransform
     """Weights `softmax(z)` with `z ~ N(0, I)`, drawn anew in each step.
 
     A baseline that schemes with more thought should beat.
+
+    When to use: as a litmus test. A scheme that does not beat random weights has shown nothing.
 
     Args:
         seed: Seed of the weights.
@@ -85,6 +91,9 @@ def krum(
     Each gradient is scored by the sum of the squared distances to its `K - f - 2` nearest others; the `m` lowest are
     averaged. Made for federated learning, where some gradients may be hostile; it ignores whole tasks. The sum is of
     squared distances, as in the paper; TorchJD sums distances.
+
+    When to use: gradients come from sources of which some may be broken; hardly for tasks that all are to be
+    learned.
 
     Args:
         n_byzantine: `f`, the number of gradients that may be arbitrary; there must be `K >= f + 3` tasks. Of fewer, as
@@ -125,6 +134,8 @@ def krum(
 
 def trimmed_mean(trim: int = 1, **options: Unpack[Options]) -> optax.GradientTransformationExtraArgs:
     """The mean in each coordinate, without its smallest and largest values.
+
+    When to use: as `krum`: a few gradients have outliers. It keeps no promise to any single task.
 
     Args:
         trim: How many values are left out at each end. Fewer are where too few tasks are there: one always remains, or

@@ -33,6 +33,8 @@ def gradnorm(
     then scaled to sum to K. The combination is of the weights before that step. `params` may select the last shared
     layer, as the paper does.
 
+    When to use: tasks learn at unlike pace, and one more hyperparameter may be tuned.
+
     Args:
         alpha: How strongly tasks are pulled back to a common pace; 1.5 for different tasks, less for similar ones.
         learning_rate: Of the weights; the paper uses 0.025 and the optimizer of the network, here it is a plain step.
@@ -74,6 +76,9 @@ def imtl_g(**options: Unpack[Options]) -> optax.GradientTransformationExtraArgs:
     Closed form: with the cosines `C` of the gradients and their norms, `w_i` is proportional to `(C^+ 1)_i / |g_i|`.
     Weights may be negative.
 
+    When to use: scales of the tasks' gradients differ by orders and should not matter. Unstable where gradients are
+    nearly opposed.
+
     Args:
         **options: See `aggregation.Options`.
 
@@ -101,6 +106,9 @@ def nash_mtl(
     Solved by Newton's method; the authors' code takes 20 steps of a sequential convex program. Its length is `sqrt(K)`,
     whatever the gradients, and `max_norm` limits it.
 
+    When to use: as `imtl_g`, with a solution that does not conflict with any task; a strong default, with `every`
+    for speed.
+
     Args:
         max_norm: Largest length of the result, 1 as in the authors' code; None: no limit, as in the paper.
         **options: See `aggregation.Options`.
@@ -123,6 +131,8 @@ def nash_mtl(
 
 def fairgrad(alpha: float = 1.0, **options: Unpack[Options]) -> optax.GradientTransformationExtraArgs:
     """The alpha-fair combination of the tasks' gains: `J'w` with `G w = w^(-1/alpha)`.
+
+    When to use: as `nash_mtl`, where how much the slowest task is favoured is to be chosen.
 
     Args:
         alpha: The kind of fairness: 1 is proportional fairness, which is Nash-MTL's; larger favours the task that gains
@@ -149,6 +159,8 @@ def excess_mtl(step_size: float = 0.01, **options: Unpack[Options]) -> optax.Gra
     The excess risk of task i is estimated as `e_i = g_i' diag(h_i)^(-1/2) g_i`, with `h_i` the sum of the squared
     gradients so far, as in AdaGrad. After the first step, which sets the units,
     `w_i <- w_i exp(step_size e_i / e_i(0))`, scaled to sum to K. The state holds K gradients.
+
+    When to use: some tasks have noisy labels, whose loss cannot fall further.
 
     Args:
         step_size: Rate of the weights; the default is that of the authors' code.
@@ -200,6 +212,9 @@ def db_mtl(
     `y_i <- b y_i + (1 - b) g_i / L_i` with `b = beta / t^beta_sigma`, then `sum_i (max_j |y_j| / |y_i|) y_i`. The state
     holds K gradients. A task whose loss is not positive is left out of the average in that step.
 
+    When to use: losses and gradients of unlike scale, and many steps to average over; memory for K gradients is
+    there.
+
     Args:
         beta: How much of the average is kept.
         beta_sigma: Exponent of its decay.
@@ -241,6 +256,8 @@ def cr_mogm(
     """Another scheme with its weights averaged over the steps: `w <- alpha w + (1 - alpha) w_inner`.
 
     The first step takes the inner scheme's weights as they are.
+
+    When to use: another scheme's weights jump from batch to batch.
 
     Args:
         inner: A scheme that results in a weighted sum, made with `num_tasks`; its other options are given here.

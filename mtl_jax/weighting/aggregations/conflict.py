@@ -27,6 +27,8 @@ def pcgrad(seed: int = 0, **options: Unpack[Options]) -> optax.GradientTransform
     taken away, `g_i <- g_i - (g_i' g_j / |g_j|^2) g_j`, with `g_j` as it was. With three or more tasks the result may
     still conflict.
 
+    When to use: two or three tasks conflict now and then. For three tasks and more it gives no guarantee.
+
     Args:
         seed: Seed of the order.
         **options: See `aggregation.Options`.
@@ -69,6 +71,9 @@ def gradvac(
     running average `t` of the pair, `|g_i| (t sqrt(1 - c^2) - c sqrt(1 - t^2)) / (|g_j| sqrt(1 - t^2)) g_j` is added to
     `g_i`, with `g_j` as it was, which makes the cosine `t`. Then `t <- (1 - beta) t + beta c`. One cosine is kept for
     the whole network; the default of `beta` is LibMTL's.
+
+    When to use: as `pcgrad`, for many related tasks (languages, say) whose gradients should be more alike than they
+    are.
 
     Args:
         beta: Rate of the running average.
@@ -129,6 +134,8 @@ def graddrop(
     The positive sign is drawn with probability `(1 + sum_i g_i / sum_i |g_i|) / 2`. The paper applies it to
     activations; here it is applied to whatever gradients are given.
 
+    When to use: as a regulariser, at the shared features or parameters; the signs of conflicting tasks are drawn.
+
     Args:
         leak: How much of the gradients of the other sign is let through, 0 to 1.
         seed: Seed of the signs.
@@ -168,6 +175,8 @@ def cagrad(
 
     `max_d min_i g_i' d` with `|d - g| <= c |g|`, where `g` is the mean; solved exactly. No task loses where `c >= 1`.
 
+    When to use: the average loss is what counts, but no task should be left behind; `c` sets how far it may stray.
+
     Args:
         c: Radius of the ball, relative to `|g|`. 0 is the mean; large is MGDA's direction.
         rescale: "none" as in the paper; "square" divides by `1 + c^2` and "linear" by `1 + c`, as the authors' code
@@ -198,6 +207,8 @@ def config(**options: Unpack[Options]) -> optax.GradientTransformationExtraArgs:
     With `U` the unit gradients, the direction is that of `U^+ 1`; the length is the sum of the projections of the
     gradients onto it. Where no direction has the same cosine with all, the nearest in the sense of least squares.
 
+    When to use: gradients conflict and their lengths mean nothing, as for the losses of physics-informed networks.
+
     Args:
         **options: See `aggregation.Options`.
 
@@ -222,6 +233,8 @@ def config(**options: Unpack[Options]) -> optax.GradientTransformationExtraArgs:
 def upgrad(**options: Unpack[Options]) -> optax.GradientTransformationExtraArgs:
     """The mean of the gradients, each first projected onto the directions that conflict with no task.
 
+    When to use: no task may lose, and each should keep its part in proportion to its gradient. A strong default.
+
     Args:
         **options: See `aggregation.Options`.
 
@@ -241,6 +254,8 @@ def upgrad(**options: Unpack[Options]) -> optax.GradientTransformationExtraArgs:
 
 def dualproj(**options: Unpack[Options]) -> optax.GradientTransformationExtraArgs:
     """The mean gradient, projected onto the directions that conflict with no task.
+
+    When to use: as `upgrad`, in one projection: the closest direction to the mean that harms no task.
 
     Args:
         **options: See `aggregation.Options`.
@@ -265,6 +280,8 @@ def aligned_mtl(
 
     With `G = V L V'`, the weights are `sqrt(s) V L^(-1/2) V' 1/K`, over the eigenvalues that are not zero: all singular
     values of the gradients become `sqrt(s)`. The mean, as of the paper's weights that sum to one; LibMTL sums.
+
+    When to use: gradients are nearly dependent or dominated by one task, and the mean becomes unstable.
 
     Args:
         scale: `s`: the least eigenvalue, their median, or their mean.

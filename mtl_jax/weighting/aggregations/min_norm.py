@@ -35,6 +35,9 @@ def mgda(
 
     The exact minimum, found by an active-set method; the public codes stop a Frank-Wolfe iteration early.
 
+    When to use: any Pareto stationary point will do. It favours the task with the smallest gradient; normalise, if
+    lengths differ.
+
     Args:
         normalization: What gradients are divided by before the weights are sought, which then combine the gradients
             as they are: nothing, their norm ("l2"), the loss, or both ("loss+"). With any but "none", tasks may
@@ -58,6 +61,8 @@ def mgda_ub(
 
     The rule is that of `mgda`; what differs is what it is given. It needs no backward pass of each task through the
     trunk.
+
+    When to use: as `mgda`, where K backward passes through the trunk are too expensive.
 
     Args:
         normalization: As of `mgda`.
@@ -85,6 +90,8 @@ def moco(
     gradient to the length of its loss.
 
     The state holds K gradients. A task that is left out of a step keeps what was tracked of it, and its weight.
+
+    When to use: as `mgda`, with small, noisy batches.
 
     Args:
         beta: Rate of the tracked gradients.
@@ -131,6 +138,8 @@ def sdmgrad(
     two further batches that are independent of each other, `update(..., samples=(grads_2, grads_3))`; without, that of
     the step's own gradients serves. The defaults are those of the public codes.
 
+    When to use: as `mgda`, but the average loss is to fall too.
+
     Args:
         lamda: `l`, how much the mean counts.
         iterations: Steps of the weights in each step.
@@ -172,6 +181,8 @@ def modo(
     `J_2` and `J_3` are the gradients of two further batches that are independent of each other,
     `update(..., samples=(grads_2, grads_3))`, which makes the step unbiased; without, the step's own gradients serve.
     `P` projects onto the simplex. The defaults are those of LibMTL.
+
+    When to use: as `moco`, with two more batches in each step instead of memory for K gradients.
 
     Args:
         gamma: Rate of the weights.
