@@ -40,4 +40,4 @@ def delta_m(
     if (baseline == 0).any():
         raise ValueError("delta_m: a baseline is zero, so there is no relative change")
     signs = np.where(higher_is_better, -1, 1)
-    return 100 * np.mean(signs * (scores - baseline) / baseline, axis=-1)
+    return np.asarray(100 * np.mean(signs * (scores - baseline) / baseline, axis=-1))
