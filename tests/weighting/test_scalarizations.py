@@ -22,11 +22,14 @@ every_scheme = pytest.mark.parametrize("name", PROPERTIES)
 
 
 def make(name, tasks=3, **options):
-    needed = {
-        key: (["regression"] * tasks if key == "kinds" else (value * tasks)[:tasks])
-        for key, value in NEEDED.get(name, {}).items()
-    }
+    needed = {key: (value * tasks)[:tasks] for key, value in NEEDED.get(name, {}).items()}
     return weighting.make(name, **needed | options)
+
+
+def promising(**wanted):
+    return [
+        n for n, p in PROPERTIES.items() if all(getattr(p, key) == value for key, value in wanted.items())
+    ]
 
 
 def run(scheme, sequence, masks=None, tasks=3):
@@ -89,15 +92,12 @@ def test_masked_task_counts_for_nothing_even_if_its_loss_is_nan(name):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(after))
 
 
-@every_scheme
+# rlw draws one number for each task, there or not.
+@pytest.mark.parametrize("name", [name for name in PROPERTIES if name != "rlw"])
 def test_masked_task_is_as_if_it_were_not_there(name):
     masks = [jnp.array([True, True, False])] * 6
     with_masked, _ = run(make(name), falling(), masks)
     without, _ = run(make(name, tasks=2), falling()[:, :2], tasks=2)
-    if name == "rlw":  # draws one number for each task, there or not
-        pytest.skip("rlw draws other numbers for another number of tasks")
-    if name == "uncertainty":
-        pytest.skip("uncertainty has another kind for the second task here")
     for (total, weights), (total_2, weights_2) in zip(with_masked, without, strict=True):
         np.testing.assert_allclose(total, total_2, rtol=1e-5)
         np.testing.assert_allclose(weights[:2], weights_2, rtol=1e-5)
@@ -129,7 +129,7 @@ def test_loss_that_is_not_finite_is_left_out_and_counted(name, bad):
     scheme.apply(params, state, sequence[3], mask=jnp.array([True, False, True]))
 
 
-@pytest.mark.parametrize("name", [n for n, p in PROPERTIES.items() if p.logarithms])
+@pytest.mark.parametrize("name", promising(logarithms=True))
 def test_negative_loss_where_logarithms_are_taken(name):
     _, state = run(make(name), falling().at[2, 0].set(-1.0))
     assert state.dropped == 1
@@ -141,7 +141,7 @@ def test_negative_loss_where_logarithms_are_taken(name):
         scheme.apply(params, state, jnp.array([-1.0, 1.0, 1.0]))
 
 
-@pytest.mark.parametrize("name", [n for n, p in PROPERTIES.items() if not p.logarithms])
+@pytest.mark.parametrize("name", promising(logarithms=False))
 def test_negative_loss_elsewhere_counts(name):
     _, state = run(make(name), falling().at[2, 0].set(-1.0))
     assert state.dropped == 0
@@ -176,11 +176,9 @@ def test_single_task(name):
             np.testing.assert_allclose(weights[0], 1, rtol=1e-5)
 
 
-@every_scheme
+@pytest.mark.parametrize("name", [*promising(weights_sum_to="1"), *promising(weights_sum_to="K")])
 def test_weights_sum_to_what_is_promised(name):
     wanted = PROPERTIES[name].weights_sum_to
-    if wanted is None:
-        pytest.skip("no such promise")
     masks = [jnp.ones(3, bool)] * 3 + [jnp.array([True, True, False])] * 3
     rows, _ = run(make(name), falling(), masks)
     for (_, weights), mask in zip(rows, masks, strict=True):
@@ -188,10 +186,8 @@ def test_weights_sum_to_what_is_promised(name):
         assert (weights >= 0).all()
 
 
-@every_scheme
+@pytest.mark.parametrize("name", promising(permutation=True))
 def test_permutation_of_tasks_permutes_weights(name):
-    if not PROPERTIES[name].permutation:
-        pytest.skip("its tasks are not treated alike, or it draws")
     order = jnp.array([2, 0, 1])
     rows, _ = run(make(name), falling())
     scheme = make(name)
@@ -204,11 +200,9 @@ def test_permutation_of_tasks_permutes_weights(name):
         np.testing.assert_allclose(weights[order], weights_2, rtol=1e-5)
 
 
-@every_scheme
+@pytest.mark.parametrize("name", promising(scale_invariant=True))
 def test_scaling_a_loss_does_not_change_its_share(name):
     """The share of a task is its effective weight times its loss, which is what counts in the gradient."""
-    if not PROPERTIES[name].scale_invariant:
-        pytest.skip("no such promise")
     scale = jnp.array([1.0, 1000.0, 0.01])
     rows, _ = run(make(name), falling())
     scaled, _ = run(make(name), falling() * scale)
