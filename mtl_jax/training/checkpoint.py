@@ -11,6 +11,7 @@ A run keeps its last two checkpoints, so that a damaged one can be stepped over,
 import errno
 import json
 import logging
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,15 @@ def _manager(directory: Path, keep: int) -> ocp.CheckpointManager:
 
 def _save(manager: ocp.CheckpointManager, state: TrainState, data: Any, config: Config) -> None:
     step = int(state.step)
+    full = UserError(
+        f"{manager.directory}: the disk is full at step {step}; earlier checkpoints are intact, make room and go on "
+        "with `mtl-jax train --resume`"
+    )
+    # Orbax, when it runs out of room half way, prints what each of its threads thinks of that. The megabyte is for all
+    # that a checkpoint has beside the arrays.
+    needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + 2**20
+    if shutil.disk_usage(manager.directory).free < needed:
+        raise full
     try:
         if step in manager.all_steps():
             manager.delete(step)  # damaged: the run came from before it, and is here again
@@ -168,10 +178,7 @@ def _save(manager: ocp.CheckpointManager, state: TrainState, data: Any, config: 
     except Exception as error:
         # TensorStore reports a full disk as text, not as an OSError.
         if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
-            raise UserError(
-                f"{manager.directory}: the disk is full at step {step}; earlier checkpoints are intact, make room and "
-                "go on with `mtl-jax train --resume`"
-            ) from error
+            raise full from error
         raise
 
 

@@ -95,12 +95,14 @@ def test_sum_at_the_features_is_the_sum(two_tasks, summed):
 
 
 def test_mgda_ub_weighs_at_the_features(two_tasks):
-    # Classification begins with a gradient of zero in the trunk; these two do not. Of their own length, the smaller
-    # would have all of the weight in both places.
-    config = dataclasses.replace(two_tasks, tasks=("box", "motion"))
+    # Classification begins with a gradient of zero in the trunk; these do not. Of their own length, the smallest would
+    # have all of the weight in both places; of one length, any two would have a half each.
+    config = dataclasses.replace(two_tasks, tasks=("box", "motion", "identity"))
     _, at_features = one_step(config, "mgda_ub", normalization="l2")
     _, at_parameters = one_step(replace(config, "weighting.gradients", "vmap"), "mgda_ub", normalization="l2")
-    found, other = (np.array([m["weight/box"], m["weight/motion"]]) for m in (at_features, at_parameters))
+    found, other = (
+        np.array([m[f"weight/{task}"] for task in config.tasks]) for m in (at_features, at_parameters)
+    )
     np.testing.assert_allclose(found.sum(), 1, rtol=1e-5)
     assert np.abs(found - other).max() > 1e-3
 
