@@ -333,7 +333,9 @@ def benchmark_weighting(
         repeats: Runs of which medians are taken.
     """
     from mtl_jax.benchmark import weighting
+    from mtl_jax.training import cpu
 
+    cpu.prepare(1)  # as training does, but for one device
     try:
         print(json.dumps(weighting.run(tasks, parameters, schemes, repeats), indent=2))
     except ValueError as error:

@@ -82,6 +82,14 @@ def test_multimnist_compares_and_goes_on(tmp_path, capsys):
         experiment["main"](tmp_path / "no.npz", tmp_path / "out")
 
 
+def test_multimnist_trains_and_tests_on_all_digits(tmp_path):
+    path = tmp_path / "sorted.npz"
+    np.savez(path, images=np.zeros((1000, 28, 28), np.uint8), labels=np.repeat(np.arange(10), 100))
+    for digits, number in zip(load("multimnist")["load"](path), (900, 100), strict=True):
+        assert len(digits.labels) == number
+        assert set(digits.labels.tolist()) == set(range(10))
+
+
 def test_multimnist_pairs(tmp_path):
     experiment = load("multimnist")
     images = jnp.zeros((2, 28, 28), jnp.uint8).at[0].set(255).at[1].set(51)

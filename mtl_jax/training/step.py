@@ -186,20 +186,25 @@ def make_step(experiment: Experiment) -> Callable[[TrainState, Batch], tuple[Tra
         return grads, *aux
 
     def aggregated(scheme: optax.GradientTransformationExtraArgs, state: TrainState, batch: Batch) -> tuple:
-        def task_losses(model: Any) -> tuple[Array, tuple]:
-            return forward(experiment, model, state.batch_stats, batch, _step_key(state))
-
+        model, loss_fn = state.params["model"], _split_loss(experiment, state, batch)
         if takes_representation(config.weighting):
-            losses, (labelled, batch_stats), grads, carried = _at_features(experiment, scheme, state, batch)
+            heads = {"heads": model["heads"]}
+            trunk = {name: part for name, part in model.items() if name != "heads"}
+            (losses, (labelled, batch_stats)), grads, backward = weighting.representation_value_and_grad(
+                *loss_fn, has_aux=True
+            )(trunk, heads)
+            combined, carried = scheme.update(grads, state.weighting, losses=losses, mask=labelled)
+            trunk_grads, head_grads = backward(combined)
+            grads = trunk_grads | head_grads
         else:
             (losses, (labelled, batch_stats)), grads, carried = weighting.aggregated_value_and_grad(
-                task_losses,
+                loss_fn,
                 scheme,
                 every=config.weighting.every,
                 shared=is_shared,
                 mode="scan" if config.weighting.gradients == "scan" else "vmap",
                 has_aux=True,
-            )(state.params["model"], state.weighting, mask=lambda aux: aux[0])
+            )(model, state.weighting, mask=lambda aux: aux[0])
         total = jnp.sum(jnp.where(labelled, losses, 0))
         return {"model": grads, "weighting": ()}, total, losses, carried.weights, carried, batch_stats
 
@@ -253,18 +258,13 @@ def make_diagnosis(experiment: Experiment, is_shared: Any) -> Callable[[TrainSta
     tasks = experiment.config.tasks
 
     def diagnose(state: TrainState, batch: Batch) -> Metrics:
-        model = state.params["model"]
-        shared = jax.tree.map(lambda p, s: p if s else None, model, is_shared)
-
-        def losses_of(shared: Any) -> Array:
-            merged = jax.tree.map(
-                lambda p, s: p if s is None else s, model, shared, is_leaf=lambda x: x is None
-            )
-            losses, (labelled, _) = forward(experiment, merged, state.batch_stats, batch, _step_key(state))
-            return jnp.where(labelled, losses, 0)
-
-        _, grads = weighting.per_task_value_and_grad(losses_of, mode="vmap")(shared)
-        norms, cosines = weighting.norms_and_cosines(weighting.gramian(grads))
+        value_and_grad = weighting.per_task_value_and_grad(
+            _split_loss(experiment, state, batch), has_aux=True
+        )
+        (_, (labelled, _)), grads = value_and_grad(state.params["model"])
+        shared = jax.tree.map(lambda g, s: g if s else None, grads, is_shared)
+        gram = jnp.where(labelled[:, None] & labelled, weighting.gramian(shared), 0)
+        norms, cosines = weighting.norms_and_cosines(gram)
         metrics = {f"gradient_norm/{task}": norms[i] for i, task in enumerate(tasks)}
         for i, first in enumerate(tasks):
             for j, second in enumerate(tasks[:i]):
@@ -274,40 +274,32 @@ def make_diagnosis(experiment: Experiment, is_shared: Any) -> Callable[[TrainSta
     return diagnose
 
 
-def _at_features(
-    experiment: Experiment, scheme: optax.GradientTransformationExtraArgs, state: TrainState, batch: Batch
-) -> tuple[Array, tuple[Array, Any], Any, Any]:
-    """Returns losses, what else `forward` returns, the gradient combined at the features, and the scheme's state."""
-    network, model = experiment.network, state.params["model"]
+def _split_loss(experiment: Experiment, state: TrainState, batch: Batch) -> weighting.SplitLoss:
+    """Returns `forward` in two parts, trunk and heads, with `forward`'s aux."""
+    network = experiment.network
     inputs = _frames(experiment.config, batch, _step_key(state))
 
-    def trunk_fn(trunk: Any) -> tuple[Array, tuple[Array, Any]]:
+    def head_losses(model: Any, features: Array) -> tuple[Array, Array]:
+        outputs = network.apply({"params": {"heads": model["heads"]}}, features, method="predict")
+        return _mean_losses(experiment, outputs, batch)
+
+    # Of the heads the compiler keeps what is used: here nothing, below one for each loss.
+    def trunk_fn(model: Any) -> tuple[Array, tuple[Array, Any]]:
         features, updated = network.apply(
-            {"params": trunk, "batch_stats": state.batch_stats},
+            {"params": model, "batch_stats": state.batch_stats},
             **inputs,
             train=True,
             mutable=["batch_stats"],
             method="trunk",
         )
-        return features, (features, updated.get("batch_stats", {}))
+        _, labelled = head_losses(state.params["model"], features)
+        return features, (labelled, updated.get("batch_stats", {}))
 
-    def mean_losses(heads: Any, features: Array) -> tuple[Array, Array]:
-        outputs = network.apply({"params": {"heads": heads}}, features, method="predict")
-        return _mean_losses(experiment, outputs, batch)
-
-    # The compiler drops, of each, the other tasks' heads.
     heads_fn = [
-        lambda heads, features, i=i: mean_losses(heads, features)[0][i]
+        lambda model, features, i=i: head_losses(model, features)[0][i]
         for i in range(len(experiment.config.tasks))
     ]
-    trunk = {name: part for name, part in model.items() if name != "heads"}
-    (losses, (features, batch_stats)), grads, backward = weighting.representation_value_and_grad(
-        trunk_fn, heads_fn, has_aux=True
-    )(trunk, model["heads"])
-    _, labelled = mean_losses(model["heads"], features)
-    combined, carried = scheme.update(grads, state.weighting, losses=losses, mask=labelled)
-    trunk_grads, head_grads = backward(combined)
-    return losses, (labelled, batch_stats), trunk_grads | {"heads": head_grads}, carried
+    return weighting.SplitLoss(trunk_fn, heads_fn)
 
 
 def _held_out_gradient(

@@ -36,6 +36,7 @@ from mtl_jax.weighting.aggregations.conflict import (
 )
 from mtl_jax.weighting.aggregations.min_norm import mgda, mgda_ub, moco, modo, sdmgrad
 from mtl_jax.weighting.gradients import (
+    SplitLoss,
     aggregated_value_and_grad,
     gramian,
     is_representation,
@@ -77,6 +78,7 @@ __all__ = [
     "Scheme",
     "Scalarization",
     "ScalarizationState",
+    "SplitLoss",
     "StepState",
     "aggregate",
     "aggregated_value_and_grad",

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from mtl_jax.weighting.gradients import gramian, path_name
+from mtl_jax.weighting.gradients import gramian, path_name, weighted_sum
 
 PyTree = Any
 Weights = Float[Array, "tasks"]
@@ -207,18 +207,6 @@ def aggregation(
         return combined, state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
-
-
-def weighted_sum(grads: PyTree, weights: Weights, active: Tasks) -> PyTree:
-    """Returns `sum_i w_i g_i` for every leaf, over the active tasks only, summed in float32 at least."""
-
-    def leaf(g: Array) -> Array:
-        shape = (-1,) + (1,) * (g.ndim - 1)
-        terms = weights.reshape(shape) * g.astype(jnp.promote_types(g.dtype, jnp.float32))
-        # Replaced, not multiplied by zero: what is left out may be NaN.
-        return jnp.sum(jnp.where(active.reshape(shape), terms, 0), axis=0).astype(g.dtype)
-
-    return jax.tree.map(leaf, grads)
 
 
 def uniform(tensors: Tensors) -> Weights:

@@ -25,33 +25,6 @@ def problem():
     return params, jax.random.normal(keys[2], (7, 4))
 
 
-@pytest.mark.parametrize("options", [{}, {"mode": "scan"}, {"chunk": 2}, {"chunk": 8}])
-def test_equals_one_gradient_after_the_other(problem, options):
-    params, x = problem
-    losses, grads = jax.jit(weighting.per_task_value_and_grad(losses_of, **options))(params, x)
-    np.testing.assert_allclose(losses, losses_of(params, x), rtol=1e-6)
-    for task in range(3):
-        expected = jax.grad(lambda p, task=task: losses_of(p, x)[task])(params)
-        for name in params:
-            np.testing.assert_allclose(grads[name][task], expected[name], rtol=1e-5, atol=1e-6)
-
-
-def test_forward_runs_once_and_aux_comes_back(problem):
-    params, x = problem
-    calls = []
-
-    def loss_fn(params, x):
-        jax.debug.callback(lambda: calls.append(1))
-        return losses_of(params, x), {"seen": x.sum()}
-
-    (losses, aux), grads = weighting.per_task_value_and_grad(loss_fn, has_aux=True)(params, x)
-    jax.effects_barrier()
-    assert len(calls) == 1
-    assert losses.shape == (3,)
-    np.testing.assert_allclose(aux["seen"], x.sum())
-    assert grads["shared"].shape == (3, 4, 5)
-
-
 def split_losses(params, x):
     """A trunk, three heads of their own parameters, and the same as one function."""
 
@@ -77,6 +50,70 @@ def split(problem):
         return jnp.stack([head(params["heads"], features, x) for head in head_fns])
 
     return {"trunk": params["shared"], "heads": heads}, x, trunk_fn, head_fns, losses_of
+
+
+@pytest.fixture(params=["one part", "two parts"])
+def either(split, request):
+    """The same losses as one function, and as trunk and heads."""
+    params, x, trunk_fn, head_fns, losses_of = split
+    if request.param == "two parts":
+        losses_of = weighting.SplitLoss(
+            lambda params, x: trunk_fn(params["trunk"], x),
+            [lambda params, f, x, head=head: head(params["heads"], f, x) for head in head_fns],
+        )
+    return params, x, losses_of
+
+
+@pytest.mark.parametrize("options", [{}, {"mode": "scan"}, {"chunk": 2}, {"chunk": 8}])
+def test_equals_one_gradient_after_the_other(either, options):
+    params, x, losses_of = either
+    losses, grads = jax.jit(weighting.per_task_value_and_grad(losses_of, **options))(params, x)
+    np.testing.assert_allclose(losses, losses_of(params, x), rtol=1e-6)
+    for task in range(3):
+        expected = jax.grad(lambda p, task=task: losses_of(p, x)[task])(params)
+        own = jax.tree.map(lambda leaf, task=task: leaf[task], grads)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), own, expected)
+
+
+def test_heads_of_a_split_loss_run_backward_once(split):
+    params, x, trunk_fn, head_fns, _ = split
+    calls = []
+
+    def counted(head):
+        @jax.custom_vjp
+        def features_seen(features):
+            return features
+
+        def backward(_, cotangent):
+            jax.debug.callback(lambda: calls.append(1))
+            return (cotangent,)
+
+        features_seen.defvjp(lambda features: (features, None), backward)
+        return lambda params, features, x: head(params["heads"], features_seen(features), x)
+
+    loss_fn = weighting.SplitLoss(
+        lambda params, x: (trunk_fn(params["trunk"], x), x.mean()), [counted(head) for head in head_fns]
+    )
+    (_, aux), _ = weighting.per_task_value_and_grad(loss_fn, has_aux=True)(params, x)
+    jax.effects_barrier()
+    assert len(calls) == 3  # a call a head; of a function in one part it would be three a head
+    np.testing.assert_allclose(aux, x.mean())
+
+
+def test_forward_runs_once_and_aux_comes_back(problem):
+    params, x = problem
+    calls = []
+
+    def loss_fn(params, x):
+        jax.debug.callback(lambda: calls.append(1))
+        return losses_of(params, x), {"seen": x.sum()}
+
+    (losses, aux), grads = weighting.per_task_value_and_grad(loss_fn, has_aux=True)(params, x)
+    jax.effects_barrier()
+    assert len(calls) == 1
+    assert losses.shape == (3,)
+    np.testing.assert_allclose(aux["seen"], x.sum())
+    assert grads["shared"].shape == (3, 4, 5)
 
 
 @pytest.mark.parametrize("several", [True, False])
@@ -139,8 +176,8 @@ def is_trunk(path):
 
 
 @pytest.mark.parametrize("shared", [None, is_trunk])
-def test_steps_between_use_the_last_weights_with_one_backward_pass(split, shared):
-    params, x, _, _, losses_of = split
+def test_steps_between_use_the_last_weights_with_one_backward_pass(either, shared):
+    params, x, losses_of = either
     tx = weighting.nash_mtl(num_tasks=3, max_norm=None, **({"shared": shared} if shared else {}))
     step = jax.jit(weighting.aggregated_value_and_grad(losses_of, tx, every=3, shared=shared))
     state, seen = tx.init(params), []
@@ -162,8 +199,8 @@ def test_steps_between_use_the_last_weights_with_one_backward_pass(split, shared
     assert int(state.step) == 5
 
 
-def test_every_step_is_the_aggregation_itself(split):
-    params, x, _, _, losses_of = split
+def test_every_step_is_the_aggregation_itself(either):
+    params, x, losses_of = either
     tx = weighting.upgrad(num_tasks=3)
     mask = jnp.array([True, False, True])
     losses, grads, state = weighting.aggregated_value_and_grad(losses_of, tx, mode="scan")(
@@ -201,6 +238,9 @@ def test_gradient_functions_say_what_does_not_fit(split):
         weighting.per_task_value_and_grad(lambda p, x: losses_of(p, x).sum())(params, x)
     with pytest.raises(ValueError, match=r"the losses have shape \(3, 1\); expected one scalar"):
         weighting.per_task_value_and_grad(lambda p, x: losses_of(p, x)[:, None])(params, x)
+    wide = weighting.SplitLoss(lambda p, x: x, [lambda p, f, x: f[:, 0]])
+    with pytest.raises(ValueError, match=r"the loss of head 0 has shape \(7,\); expected a scalar"):
+        weighting.per_task_value_and_grad(wide)(params, x)
     with pytest.raises(ValueError, match="every is 0"):
         weighting.aggregated_value_and_grad(losses_of, weighting.mean(), every=0)
     tx = weighting.trimmed_mean(num_tasks=3)
