@@ -1,5 +1,6 @@
 """What a loss weighting scheme costs: whole steps, the ways to per-task gradients, and the schemes' own part."""
 
+import functools
 import itertools
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +13,7 @@ from jaxtyping import Array, Float
 from mtl_jax import weighting
 from mtl_jax.benchmark.timing import Compiled, compile_with, machine, medians
 from mtl_jax.progress import Progress
+from mtl_jax.weighting.gradients import Mode, weighted_sum
 
 _BATCH, _FEATURES, _DEPTH, _HEAD = 256, 64, 4, 128
 _RATE = 1e-2
@@ -61,15 +63,19 @@ def _case(number: int, size: int, names: list[str], repeats: int, progress: Prog
     shared = sum(leaf.size for leaf in jax.tree.leaves(params["trunk"]))
 
     def plain(params: Any) -> Any:
-        losses, grads = jax.value_and_grad(lambda p: jnp.sum(_losses(p, x, y)))(params)
+        losses, grads = jax.value_and_grad(lambda p: jnp.sum(_split_loss(number)(p, x, y)))(params)
         return losses, jax.tree.map(lambda p, g: p - _RATE * g, params, grads)
+
+    def per_task(params: Any, mode: Mode) -> Any:
+        value_and_grad = weighting.per_task_value_and_grad(_split_loss(number), mode=mode)
+        losses, grads = value_and_grad(params, x, y)
+        every = jnp.ones(number)
+        return losses, grads["trunk"], weighted_sum(grads["heads"], every, every > 0)
 
     common = {
         "plain": compile_with(plain, params),
-        "vmap": compile_with(lambda p: weighting.per_task_value_and_grad(_losses)(p, x, y), params),
-        "scan": compile_with(
-            lambda p: weighting.per_task_value_and_grad(_losses, mode="scan")(p, x, y), params
-        ),
+        "vmap": compile_with(lambda p: per_task(p, "vmap"), params),
+        "scan": compile_with(lambda p: per_task(p, "scan"), params),
         "representation": compile_with(lambda p: _at_representation(p, x, y), params),
     }
     case: dict[str, Any] = {"tasks": number, "shared_parameters": shared}
@@ -90,16 +96,19 @@ def _case(number: int, size: int, names: list[str], repeats: int, progress: Prog
 def _scheme(
     name: str, number: int, params: Any, x: Array, y: Array, common: dict[str, Compiled], repeats: int
 ) -> dict[str, Any]:
-    scheme = weighting.make_default(name, number)
-    modes = ("vmap", "scan") if name in weighting.AGGREGATIONS else ("vmap",)
+    modes: tuple[Mode, ...] = ("vmap", "scan") if name in weighting.AGGREGATIONS else ("vmap",)
+    options = {"shared": _is_trunk} if name in weighting.AGGREGATIONS else {}
+    scheme = weighting.make_default(name, number, **options)
     steps = {}
     for mode in modes:
-        init, update = weighting.make_step(scheme, _losses, optax.sgd(_RATE), step_size=_RATE, mode=mode)
+        init, update = weighting.make_step(
+            scheme, _split_loss(number), optax.sgd(_RATE), step_size=_RATE, mode=mode
+        )
         steps[mode] = compile_with(lambda state, update=update: update(state, x, y), init(params, number))
     timed: dict[str, Compiled] = {
         "plain": common["plain"],
         **{f"gradients_{m}": common[m] for m in modes},
-        **steps,
+        **{mode: steps[mode] for mode in modes},
     }
     if name in weighting.AGGREGATIONS:
         matrix = jax.random.normal(jax.random.key(3), (number, number)) + 0.3
@@ -145,9 +154,17 @@ def _head(head: list[Array], features: Array, y: Array) -> Float[Array, ""]:
     return jnp.mean(((jax.nn.relu(features @ head[0]) @ head[1])[:, 0] - y) ** 2)
 
 
-def _losses(params: Any, x: Array, y: Array) -> Float[Array, "tasks"]:
-    features = _trunk(params["trunk"], x)
-    return jnp.stack([_head(head, features, y[:, i]) for i, head in enumerate(params["heads"])])
+def _split_loss(number: int) -> weighting.SplitLoss:
+    def head(i: int, params: Any, features: Array, x: Array, y: Array) -> Float[Array, ""]:
+        return _head(params["heads"][i], features, y[:, i])
+
+    return weighting.SplitLoss(
+        lambda params, x, y: _trunk(params["trunk"], x), [functools.partial(head, i) for i in range(number)]
+    )
+
+
+def _is_trunk(path: str) -> bool:
+    return path.startswith("trunk")
 
 
 def _at_representation(params: Any, x: Array, y: Array) -> Any:

@@ -82,6 +82,8 @@ def print_table(
 ) -> None:
     """Prints the table on the terminal; where it is too wide for that, with rows and columns exchanged.
 
+    Where both are too wide, its lines run on: the terminal wraps them, and a file has them whole.
+
     Args:
         rows: Rows.
         columns: Columns; None: `default_columns`.
@@ -97,11 +99,16 @@ def print_table(
         for line in _cells(rows, columns)
     ]
     table = _grid([header, *body], ["right" if number else "left" for number in numeric], title)
+    flipped = _grid(
+        [list(line) for line in zip(header, *body, strict=True)], ["left"] + ["right"] * len(rows), title
+    )
     unlimited = console.options.update(max_width=10_000)
-    if console.measure(table, options=unlimited).maximum > console.width:
-        flipped = [list(line) for line in zip(header, *body, strict=True)]
-        table = _grid(flipped, ["left"] + ["right"] * len(rows), title)
-    console.print(table)
+    width, width_flipped = (console.measure(t, options=unlimited).maximum for t in (table, flipped))
+    if width > console.width >= width_flipped:
+        table = flipped
+    elif width > console.width:
+        table.width = width  # or it would leave cells out
+    console.print(table, crop=False)
 
 
 def _grid(lines: Sequence[Sequence[Text]], justify: Sequence[Any], title: str | None) -> Table:

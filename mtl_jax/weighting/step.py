@@ -56,6 +56,7 @@ def make_step(
     step_size: float = 1e-3,
     mode: Mode = "vmap",
     every: int = 1,
+    shared: Callable[[str], bool] | None = None,
 ) -> Step:
     """Returns init and update of training under a scheme, be it a scalarization or an aggregation.
 
@@ -64,12 +65,13 @@ def make_step(
 
     Args:
         scheme: The scheme.
-        loss_fn: `loss_fn(params, *args) -> losses [K]`.
+        loss_fn: `loss_fn(params, *args) -> losses [K]`; it may be a `SplitLoss`.
         optimizer: Of the parameters.
         learned_optimizer: Of what the scheme learns; Adam at 0.01, if not given.
         step_size: Learning rate of the parameters, which the hypergradient assumes.
         mode: As of `per_task_value_and_grad`.
         every: As of `aggregated_value_and_grad`.
+        shared: As of `aggregated_value_and_grad`.
 
     Example:
         >>> init, update = make_step(weighting.make("cagrad", num_tasks=2), loss_fn, optax.adam(1e-3))
@@ -87,9 +89,8 @@ def make_step(
 
     def gradients(state: StepState, args: tuple, held_out: tuple, mask: Any) -> tuple:
         if not isinstance(scheme, Scalarization):
-            losses, grads, carried = aggregated_value_and_grad(loss_fn, scheme, mode=mode, every=every)(
-                state.params, state.scheme, *args, mask=mask
-            )
+            value_and_grad = aggregated_value_and_grad(loss_fn, scheme, mode=mode, every=every, shared=shared)
+            losses, grads, carried = value_and_grad(state.params, state.scheme, *args, mask=mask)
             return grads, (), losses, carried.weights, carried
 
         def total(params: PyTree, learned: PyTree) -> tuple[Array, tuple]:

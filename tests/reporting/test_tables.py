@@ -82,6 +82,11 @@ def test_wide_terminal_shows_a_row_a_line():
     assert ["a|b", "63.0", "0.490", "1.25", "7", "120"] in lines
 
 
+def test_terminal_too_narrow_for_either_still_gets_everything():
+    lines = _print(20)
+    assert ["a|b", "63.0", "0.490", "1.25", "7", "120"] in lines
+
+
 def test_narrow_terminal_shows_a_column_a_line():
     lines = _print(50)
     assert ["name", "fixed", "a|b", "failed"] in lines

@@ -375,6 +375,17 @@ def test_robust_averages_ignore_one_hostile_task():
     )
 
 
+@pytest.mark.parametrize("trim", [0, 1, 4, 9])
+@pytest.mark.parametrize("left_out", [(), (0,), (1, 4, 5), range(2, 7), range(8), range(9)])
+def test_trimmed_mean_is_the_mean_of_the_middle(trim, left_out):
+    matrix = gradients(10)
+    mask = ~np.isin(np.arange(10), left_out)
+    kept = np.sort(matrix[mask], axis=0)
+    cut = min(trim, (len(kept) - 1) // 2)
+    found = weighting.aggregate("trimmed_mean", matrix, mask=mask, trim=trim)
+    np.testing.assert_allclose(found, kept[cut : len(kept) - cut].mean(axis=0), rtol=1e-5, atol=1e-6)
+
+
 def test_gradnorm_pulls_weighted_norms_together():
     rng = np.random.default_rng(0)
     matrix = rng.normal(size=(3, 20)) * np.array([[1.0], [3.0], [10.0]])
@@ -429,6 +440,14 @@ def test_excess_mtl_step_by_step():
             weights *= 2 / weights.sum()
     np.testing.assert_allclose(state.weights, weights, rtol=1e-4)
     assert weights[0] > weights[1]
+
+
+def test_excess_mtl_survives_gradients_that_grow_a_millionfold():
+    tx = make("excess_mtl", 2)
+    state = tx.init(jnp.zeros(3))
+    for length in (1.0, 1e6, 1e6, 1.0):
+        _, state = tx.update(jnp.array([[length, 0.0, 0.0], [0.0, 1.0, 0.0]]), state)
+    np.testing.assert_allclose(state.weights, [2, 0], atol=1e-6)
 
 
 def test_db_mtl_makes_the_gradients_of_log_losses_equally_long():

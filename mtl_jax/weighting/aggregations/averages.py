@@ -1,5 +1,7 @@
 """Averages: plain, random and robust."""
 
+import functools
+from collections.abc import Callable
 from typing import Any, Unpack
 
 import jax
@@ -152,21 +154,45 @@ def trimmed_mean(trim: int = 1, **options: Unpack[Options]) -> optax.GradientTra
         raise ValueError(f"trimmed_mean: trim is {trim}; expected at least 0")
 
     def combine(tensors: Tensors, state: Any) -> tuple[Any, None, Any]:
-        count = jnp.sum(tensors.active)
+        active = tensors.active
+        count = jnp.sum(active)
         cut = jnp.minimum(trim, jnp.maximum(count - 1, 0) // 2)
         kept = jnp.maximum(count - 2 * cut, 1)
 
         def leaf(g: jax.Array) -> jax.Array:
-            shape = (-1,) + (1,) * (g.ndim - 1)
-            # What is left out sorts to the end.
-            ordered = jnp.sort(jnp.where(tensors.active.reshape(shape), g, jnp.inf), axis=0)
-            place = jnp.arange(len(g)).reshape(shape)
-            inside = (place >= cut) & (place < count - cut)
-            total = jnp.sum(
-                jnp.where(inside, ordered, 0), axis=0, dtype=jnp.promote_types(g.dtype, jnp.float32)
-            )
-            return (total / kept).astype(g.dtype)
+            # What is left out is beyond all others, first at one end and then at the other.
+            rows = [jnp.where(on, task, jnp.inf) for task, on in zip(g, active, strict=True)]
+            number = min(trim, (len(g) - 1) // 2)
+            lowest, rows = _extremes(rows, number, jnp.minimum, jnp.maximum)
+            rows = [jnp.where(row < jnp.inf, row, -jnp.inf) for row in rows]
+            highest, rows = _extremes(rows, number, jnp.maximum, jnp.minimum)
+            # Of fewer tasks fewer are cut, and an end may reach beyond the middle.
+            for end in (lowest, highest):
+                for place, row in enumerate(end):
+                    rows.append(jnp.where((place >= cut) & (place < count - cut), row, jnp.inf))
+            wide = jnp.promote_types(g.dtype, jnp.float32)
+            terms = [jnp.where(jnp.isfinite(row), row, 0).astype(wide) for row in rows]
+            return (functools.reduce(jnp.add, terms) / kept).astype(g.dtype)
 
         return jax.tree.map(leaf, tensors.grads), None, state
 
     return aggregation("trimmed_mean", combine, options)
+
+
+def _extremes(
+    rows: list[jax.Array], number: int, better: Callable, worse: Callable
+) -> tuple[list[jax.Array], list[jax.Array]]:
+    """Returns the best rows in each coordinate, in order, and the others: a few passes of bubble sort.
+
+    Written out row by row, which makes one loop over the coordinates of it: to sort them took 50 times as long on a
+    CPU.
+    """
+    best: list[jax.Array] = []
+    for _ in range(number):
+        first, *others = rows
+        rows = []
+        for row in others:
+            rows.append(worse(first, row))
+            first = better(first, row)
+        best.append(first)
+    return best, rows

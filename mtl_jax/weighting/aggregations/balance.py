@@ -194,9 +194,9 @@ def excess_mtl(step_size: float = 0.01, **options: Unpack[Options]) -> optax.Gra
 
         parts = jax.tree.leaves(jax.tree.map(part, squares, tensors.grads))
         excess = jnp.sum(jnp.stack(parts), axis=0)
-        grown = weights * jnp.exp(step_size * excess / jnp.where(first > 0, first, 1))
-        weights = jnp.where(active & (first > 0), grown, weights)
-        weights *= len(weights) / jnp.sum(weights)
+        # Logarithms, since the exponential of an excess that has grown a thousandfold overflows.
+        growth = jnp.where(active & (first > 0), step_size * excess / jnp.where(first > 0, first, 1), 0)
+        weights = len(weights) * jax.nn.softmax(jnp.log(weights) + growth)
         first = jnp.where(active & (first == 0), excess, first)
         used = jnp.where(active, weights, 0)
         return weighted_sum(tensors.grads, used, active), used, (weights, first, squares)

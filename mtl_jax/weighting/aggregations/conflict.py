@@ -1,5 +1,6 @@
 """Schemes against conflict: what one task's gradient takes from another is changed, or not taken."""
 
+import functools
 from typing import Any, Literal, Unpack
 
 import jax
@@ -154,12 +155,16 @@ def graddrop(
         key, state = next_key(state)
 
         def leaf(g: Array, key: Array) -> Array:
-            active = tensors.active.reshape((-1,) + (1,) * (g.ndim - 1))
-            wide = jnp.where(active, g.astype(jnp.promote_types(g.dtype, jnp.float32)), 0)
-            total = jnp.sum(jnp.abs(wide), axis=0)
-            purity = (1 + jnp.sum(wide, axis=0) / jnp.where(total > 0, total, 1)) / 2
+            # Task by task, as in `weighted_sum`: one loop over the coordinates.
+            accurate = jnp.promote_types(g.dtype, jnp.float32)
+            tasks = [
+                jnp.where(on, task.astype(accurate), 0) for task, on in zip(g, tensors.active, strict=True)
+            ]
+            total = sum(map(jnp.abs, tasks))
+            purity = (1 + sum(tasks) / jnp.where(total > 0, total, 1)) / 2
             sign = jnp.where(jax.random.uniform(key, purity.shape, purity.dtype) < purity, 1, -1)
-            return jnp.sum(jnp.where(wide * sign > 0, wide, leak * wide), axis=0).astype(g.dtype)
+            kept = [jnp.where(task * sign > 0, task, leak * task) for task in tasks]
+            return functools.reduce(jnp.add, kept).astype(g.dtype)
 
         leaves, structure = jax.tree.flatten(tensors.grads)
         keys = jax.random.split(key, len(leaves))
