@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from mtl_jax import weighting
 from mtl_jax.benchmark.timing import Compiled, compile_with, machine, medians
 from mtl_jax.progress import Progress
-from mtl_jax.weighting.gradients import Mode, weighted_sum
+from mtl_jax.weighting.gradients import Mode, split_heads, weighted_sum
 
 _BATCH, _FEATURES, _DEPTH, _HEAD = 256, 64, 4, 128
 _RATE = 1e-2
@@ -155,8 +155,8 @@ def _head(head: list[Array], features: Array, y: Array) -> Float[Array, ""]:
 
 
 def _split_loss(number: int) -> weighting.SplitLoss:
-    def head(i: int, params: Any, features: Array, x: Array, y: Array) -> Float[Array, ""]:
-        return _head(params["heads"][i], features, y[:, i])
+    def head(i: int, heads: Any, features: Array, x: Array, y: Array) -> Float[Array, ""]:
+        return _head(heads[i], features, y[:, i])
 
     return weighting.SplitLoss(
         lambda params, x, y: _trunk(params["trunk"], x), [functools.partial(head, i) for i in range(number)]
@@ -169,14 +169,11 @@ def _is_trunk(path: str) -> bool:
 
 def _at_representation(params: Any, x: Array, y: Array) -> Any:
     """A step of MGDA-UB."""
-    heads_fn = [
-        lambda heads, features, i=i: _head(heads[i], features, y[:, i]) for i in range(len(params["heads"]))
-    ]
-    losses, grads, backward = weighting.representation_value_and_grad(
-        lambda trunk: _trunk(trunk, x), heads_fn
-    )(params["trunk"], params["heads"])
+    losses, grads, backward = weighting.representation_value_and_grad(*_split_loss(len(params["heads"])))(
+        *split_heads(params), x, y
+    )
     tx = weighting.mgda_ub(shared=weighting.is_representation)
     combined, _ = tx.update(grads, tx.init(grads), losses=losses)
     trunk, heads = backward(combined)
-    moved = jax.tree.map(lambda p, g: p - _RATE * g, params, {"trunk": trunk, "heads": heads})
+    moved = jax.tree.map(lambda p, g: p - _RATE * g, params, trunk | {"heads": heads})
     return losses, moved

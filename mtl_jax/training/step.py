@@ -19,6 +19,7 @@ from mtl_jax.structures import Batch
 from mtl_jax.tasks import STRIDE, TASKS, batch_targets
 from mtl_jax.tasks.targets import perturb_objects, render_heatmap
 from mtl_jax.training.optimizer import learning_rate
+from mtl_jax.weighting.gradients import split_heads
 
 Metrics = dict[str, Float[Array, "..."]]
 
@@ -188,14 +189,12 @@ def make_step(experiment: Experiment) -> Callable[[TrainState, Batch], tuple[Tra
     def aggregated(scheme: optax.GradientTransformationExtraArgs, state: TrainState, batch: Batch) -> tuple:
         model, loss_fn = state.params["model"], _split_loss(experiment, state, batch)
         if takes_representation(config.weighting):
-            heads = {"heads": model["heads"]}
-            trunk = {name: part for name, part in model.items() if name != "heads"}
             (losses, (labelled, batch_stats)), grads, backward = weighting.representation_value_and_grad(
                 *loss_fn, has_aux=True
-            )(trunk, heads)
+            )(*split_heads(model))
             combined, carried = scheme.update(grads, state.weighting, losses=losses, mask=labelled)
             trunk_grads, head_grads = backward(combined)
-            grads = trunk_grads | head_grads
+            grads = trunk_grads | {"heads": head_grads}
         else:
             (losses, (labelled, batch_stats)), grads, carried = weighting.aggregated_value_and_grad(
                 loss_fn,
@@ -279,24 +278,24 @@ def _split_loss(experiment: Experiment, state: TrainState, batch: Batch) -> weig
     network = experiment.network
     inputs = _frames(experiment.config, batch, _step_key(state))
 
-    def head_losses(model: Any, features: Array) -> tuple[Array, Array]:
-        outputs = network.apply({"params": {"heads": model["heads"]}}, features, method="predict")
+    def head_losses(heads: Any, features: Array) -> tuple[Array, Array]:
+        outputs = network.apply({"params": {"heads": heads}}, features, method="predict")
         return _mean_losses(experiment, outputs, batch)
 
     # Of the heads the compiler keeps what is used: here nothing, below one for each loss.
-    def trunk_fn(model: Any) -> tuple[Array, tuple[Array, Any]]:
+    def trunk_fn(trunk: Any) -> tuple[Array, tuple[Array, Any]]:
         features, updated = network.apply(
-            {"params": model, "batch_stats": state.batch_stats},
+            {"params": trunk, "batch_stats": state.batch_stats},
             **inputs,
             train=True,
             mutable=["batch_stats"],
             method="trunk",
         )
-        _, labelled = head_losses(state.params["model"], features)
+        _, labelled = head_losses(state.params["model"]["heads"], features)
         return features, (labelled, updated.get("batch_stats", {}))
 
     heads_fn = [
-        lambda model, features, i=i: head_losses(model, features)[0][i]
+        lambda heads, features, i=i: head_losses(heads, features)[0][i]
         for i in range(len(experiment.config.tasks))
     ]
     return weighting.SplitLoss(trunk_fn, heads_fn)

@@ -25,22 +25,33 @@ class SplitLoss(NamedTuple):
     own. Of one in two parts, each head's backward pass runs once, and only the trunk's K times. Both give the same
     gradients, and either is a `loss_fn` for all functions here.
 
+    Its parameters are a dictionary: the heads see what is under `heads` and the features, the trunk sees all the rest.
+
     Attributes:
         trunk_fn: `trunk_fn(params, *args) -> features`, or `(features, aux)` where `has_aux` is given.
-        heads_fn: One function for each task, `head(params, features, *args) -> loss`.
+        heads_fn: One function for each task, `head(params["heads"], features, *args) -> loss`.
 
     Example:
         >>> loss_fn = SplitLoss(trunk, [detection_loss, identity_loss])
-        >>> losses, grads = per_task_value_and_grad(loss_fn)(params, batch)
+        >>> losses, grads = per_task_value_and_grad(loss_fn)({"trunk": ..., "heads": ...}, batch)
     """
 
     trunk_fn: Callable[..., Any]
     heads_fn: Sequence[Callable[..., Any]]
 
-    def __call__(self, params: PyTree, *args: Any) -> Float[Array, "tasks"]:
+    def __call__(self, params: dict[str, Any], *args: Any) -> Float[Array, "tasks"]:
         """Returns the losses, of a trunk without aux."""
-        features = self.trunk_fn(params, *args)
-        return jnp.stack([head(params, features, *args) for head in self.heads_fn])
+        trunk, heads = split_heads(params)
+        features = self.trunk_fn(trunk, *args)
+        return jnp.stack([head(heads, features, *args) for head in self.heads_fn])
+
+
+def split_heads(params: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+    """Returns the parameters of the trunk, and those of the heads, as a `SplitLoss` has them."""
+    if not isinstance(params, dict) or "heads" not in params:
+        found = ", ".join(params) if isinstance(params, dict) else type(params).__name__
+        raise ValueError(f"SplitLoss: the parameters are {found}; expected a dictionary with `heads`")
+    return {name: part for name, part in params.items() if name != "heads"}, params["heads"]
 
 
 def per_task_value_and_grad(
@@ -320,43 +331,48 @@ def _linearizer(where: str, mode: str, chunk: int | None) -> Callable[..., _Line
         return jax.lax.map(pullback, cotangents, batch_size=chunk)[0]
 
     def linearize(loss_fn: Callable[..., Any], params: PyTree, args: tuple, has_aux: bool) -> _Linearized:
-        first = loss_fn.trunk_fn if isinstance(loss_fn, SplitLoss) else loss_fn
-        outputs, pullback, aux = jax.vjp(
-            lambda params: _with_aux(first(params, *args), has_aux), params, has_aux=True
-        )
-        if not isinstance(loss_fn, SplitLoss):
-            if jnp.ndim(outputs) != 1:
-                raise ValueError(
-                    f"{where}: the losses have shape {jnp.shape(outputs)}; expected one scalar for each task, [K]"
-                )
-            identity = jnp.eye(len(outputs), dtype=outputs.dtype)
-            return _Linearized(
-                outputs,
-                aux,
-                lambda weights: pullback(weights.astype(outputs.dtype))[0],
-                lambda: each(pullback, identity),
+        if isinstance(loss_fn, SplitLoss):
+            trunk, heads = split_heads(params)
+            features, to_trunk, aux = jax.vjp(
+                lambda trunk: _with_aux(loss_fn.trunk_fn(trunk, *args), has_aux), trunk, has_aux=True
             )
-        losses, (own, features) = _head_gradients(where, loss_fn.heads_fn, params, outputs, args)
+            losses, (head_grads, feature_grads) = _head_gradients(
+                where, loss_fn.heads_fn, heads, features, args
+            )
 
-        def weighted(weights: Array) -> PyTree:
-            weights = weights.astype(losses.dtype)
-            own_sum, features_sum = weighted_sum((own, features), weights, weights != 0)
-            return jax.tree.map(jnp.add, pullback(features_sum)[0], own_sum)
+            def weighted(weights: Array) -> PyTree:
+                weights = weights.astype(losses.dtype)
+                head_sum, feature_sum = weighted_sum((head_grads, feature_grads), weights, weights != 0)
+                return to_trunk(feature_sum)[0] | {"heads": head_sum}
 
+            return _Linearized(
+                losses, aux, weighted, lambda: each(to_trunk, feature_grads) | {"heads": head_grads}
+            )
+
+        losses, pullback, aux = jax.vjp(
+            lambda params: _with_aux(loss_fn(params, *args), has_aux), params, has_aux=True
+        )
+        if jnp.ndim(losses) != 1:
+            raise ValueError(
+                f"{where}: the losses have shape {jnp.shape(losses)}; expected one scalar for each task, [K]"
+            )
         return _Linearized(
-            losses, aux, weighted, lambda: jax.tree.map(jnp.add, each(pullback, features), own)
+            losses,
+            aux,
+            lambda weights: pullback(weights.astype(losses.dtype))[0],
+            lambda: each(pullback, jnp.eye(len(losses), dtype=losses.dtype)),
         )
 
     return linearize
 
 
 def _head_gradients(
-    where: str, heads_fn: Sequence[Callable[..., Any]], params: PyTree, features: PyTree, args: tuple
+    where: str, heads_fn: Sequence[Callable[..., Any]], heads: PyTree, features: PyTree, args: tuple
 ) -> tuple[Float[Array, "tasks"], tuple[PyTree, PyTree]]:
-    """Returns each head's loss, and its gradients at parameters and features, each leaf with a leading axis of K."""
+    """Returns each head's loss, and its gradients at heads and features, each leaf with a leading axis of K."""
     losses, rows = [], []
     for i, head in enumerate(heads_fn):
-        loss, pullback = jax.vjp(lambda *inputs, head=head: head(*inputs, *args), params, features)
+        loss, pullback = jax.vjp(lambda *inputs, head=head: head(*inputs, *args), heads, features)
         if jnp.ndim(loss) != 0:
             raise ValueError(f"{where}: the loss of head {i} has shape {jnp.shape(loss)}; expected a scalar")
         losses.append(loss)

@@ -57,10 +57,7 @@ def either(split, request):
     """The same losses as one function, and as trunk and heads."""
     params, x, trunk_fn, head_fns, losses_of = split
     if request.param == "two parts":
-        losses_of = weighting.SplitLoss(
-            lambda params, x: trunk_fn(params["trunk"], x),
-            [lambda params, f, x, head=head: head(params["heads"], f, x) for head in head_fns],
-        )
+        losses_of = weighting.SplitLoss(lambda params, x: trunk_fn(params["trunk"], x), head_fns)
     return params, x, losses_of
 
 
@@ -89,7 +86,7 @@ def test_heads_of_a_split_loss_run_backward_once(split):
             return (cotangent,)
 
         features_seen.defvjp(lambda features: (features, None), backward)
-        return lambda params, features, x: head(params["heads"], features_seen(features), x)
+        return lambda heads, features, x: head(heads, features_seen(features), x)
 
     loss_fn = weighting.SplitLoss(
         lambda params, x: (trunk_fn(params["trunk"], x), x.mean()), [counted(head) for head in head_fns]
@@ -241,6 +238,8 @@ def test_gradient_functions_say_what_does_not_fit(split):
     wide = weighting.SplitLoss(lambda p, x: x, [lambda p, f, x: f[:, 0]])
     with pytest.raises(ValueError, match=r"the loss of head 0 has shape \(7,\); expected a scalar"):
         weighting.per_task_value_and_grad(wide)(params, x)
+    with pytest.raises(ValueError, match="the parameters are trunk; expected a dictionary with `heads`"):
+        weighting.per_task_value_and_grad(wide)({"trunk": params["trunk"]}, x)
     with pytest.raises(ValueError, match="every is 0"):
         weighting.aggregated_value_and_grad(losses_of, weighting.mean(), every=0)
     tx = weighting.trimmed_mean(num_tasks=3)
