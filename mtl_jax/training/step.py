@@ -13,7 +13,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from mtl_jax import weighting
-from mtl_jax.config import Config, ModelConfig, WeightingConfig
+from mtl_jax.config import Config, ModelConfig, Task, WeightingConfig
 from mtl_jax.models.network import initialize, is_shared
 from mtl_jax.structures import Batch
 from mtl_jax.tasks import STRIDE, TASKS, batch_targets
@@ -157,14 +157,19 @@ def _mean_losses(
     experiment: Experiment, outputs: dict[str, Array], batch: Batch
 ) -> tuple[Float[Array, "tasks"], Bool[Array, "tasks"]]:
     """Returns each task's mean loss, and whether there was anything to learn for it."""
-    batch_size, time = batch.images.shape[:2]
+    terms = [_mean_loss(experiment, task, outputs[task], batch) for task in experiment.config.tasks]
+    losses, labelled = (jnp.stack(column) for column in zip(*terms, strict=True))
+    return losses, labelled
+
+
+def _mean_loss(
+    experiment: Experiment, task: Task, outputs: Array, batch: Batch
+) -> tuple[Float[Array, ""], Bool[Array, ""]]:
+    by_clip = outputs.reshape(*batch.images.shape[:2], *outputs.shape[1:])
+    # Asked for by each task, computed once: the compiler sees that it is the same.
     targets = batch_targets(batch, experiment.num_classes)
-    terms = [
-        TASKS[task].loss(outputs[task].reshape(batch_size, time, *outputs[task].shape[1:]), batch, targets)
-        for task in experiment.config.tasks
-    ]
-    sums, counts = (jnp.stack(column) for column in zip(*terms, strict=True))
-    return sums / jnp.maximum(counts, 1), counts > 0
+    total, count = TASKS[task].loss(by_clip, batch, targets)
+    return total / jnp.maximum(count, 1), count > 0
 
 
 def make_step(experiment: Experiment) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
@@ -278,11 +283,9 @@ def _split_loss(experiment: Experiment, state: TrainState, batch: Batch) -> weig
     network = experiment.network
     inputs = _frames(experiment.config, batch, _step_key(state))
 
-    def head_losses(heads: Any, features: Array) -> tuple[Array, Array]:
-        outputs = network.apply({"params": {"heads": heads}}, features, method="predict")
-        return _mean_losses(experiment, outputs, batch)
+    def predict(heads: Any, features: Array) -> Any:
+        return network.apply({"params": {"heads": heads}}, features, method="predict")
 
-    # Of the heads the compiler keeps what is used: here nothing, below one for each loss.
     def trunk_fn(trunk: Any) -> tuple[Array, tuple[Array, Any]]:
         features, updated = network.apply(
             {"params": trunk, "batch_stats": state.batch_stats},
@@ -291,12 +294,15 @@ def _split_loss(experiment: Experiment, state: TrainState, batch: Batch) -> weig
             mutable=["batch_stats"],
             method="trunk",
         )
-        _, labelled = head_losses(state.params["model"]["heads"], features)
+        _, labelled = _mean_losses(experiment, predict(state.params["model"]["heads"], features), batch)
         return features, (labelled, updated.get("batch_stats", {}))
 
+    # Each looks at one head's prediction, so that only that head has a backward pass.
     heads_fn = [
-        lambda heads, features, i=i: head_losses(heads, features)[0][i]
-        for i in range(len(experiment.config.tasks))
+        lambda heads, features, task=task: _mean_loss(
+            experiment, task, predict(heads, features)[task], batch
+        )[0]
+        for task in experiment.config.tasks
     ]
     return weighting.SplitLoss(trunk_fn, heads_fn)
 
