@@ -6,7 +6,8 @@ At the optimum the learned `sigma_i` is the standard deviation of what the model
     python experiments/toy_uncertainty.py --output runs/toy_uncertainty
 
 The problem is that of the example code to Kendall, Gal & Cipolla, "Multi-Task Learning Using Uncertainty to Weigh
-Losses for Scene Geometry and Semantics" (CVPR 2018, arXiv:1705.07115): 100 points, one hidden layer.
+Losses for Scene Geometry and Semantics" (CVPR 2018, arXiv:1705.07115), one hidden layer, but with 1,000 points instead of 100: of so
+few it explains a tenth of the noise away.
 """
 
 import json
@@ -72,7 +73,7 @@ def train(seed: Array, points: int, steps: int, hidden: int = 32) -> tuple[Array
 
 
 def main(
-    output: Path = Path("runs/toy_uncertainty"), seeds: int = 5, points: int = 100, steps: int = 10_000
+    output: Path = Path("runs/toy_uncertainty"), seeds: int = 5, points: int = 1000, steps: int = 10_000
 ) -> None:
     """Trains under learned uncertainty, all seeds at once, and compares what was learned with the truth.
 
@@ -102,6 +103,8 @@ def main(
         panel.plot(np.asarray(learned[:, :, task]).T, color=color, linewidth=1)
         panel.axhline(NOISE[task], color=color, linewidth=1, linestyle="--")
     panel.set(yscale="log", xlabel="step", ylabel="learned standard deviation", title="dashed: the noise")
+    panel.set_yticks([1, 2, 5, 10], labels=["1", "2", "5", "10"])
+    panel.minorticks_off()
     figure.savefig(output / "sigmas.png", dpi=120)
     print_table(rows, [Column(key, key, "d" if key == "task" else ".2f") for key in rows[0]])
 

@@ -56,8 +56,8 @@ def test_uncertainty_learns_what_the_model_does_not_explain(tmp_path):
     experiment = load("toy_uncertainty")
     experiment["main"](tmp_path, seeds=2, steps=6000)
     for row in json.loads((tmp_path / "results.json").read_text()):
-        assert row["learned"] == pytest.approx(row["residual"], rel=0.1)
-        assert row["learned"] == pytest.approx(row["noise"], rel=0.3)
+        assert row["learned"] == pytest.approx(row["residual"], rel=0.02)
+        assert row["learned"] == pytest.approx(row["noise"], rel=0.1)
     assert (tmp_path / "sigmas.png").exists()
 
 
