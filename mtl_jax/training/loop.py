@@ -205,7 +205,7 @@ def _make_scheme(config: Config) -> weighting.Scheme:
     if scheme in weighting.AGGREGATIONS:
         at_features = takes_representation(config.weighting)
         shared = weighting.is_representation if at_features else is_shared
-        hyperparameters |= {"num_tasks": len(tasks), "shared": shared}
+        hyperparameters["shared"] = shared
         if isinstance(prefix := hyperparameters.get("params"), str):
             hyperparameters["params"] = lambda path: path.startswith(prefix)
         averages = {"moco", "db_mtl", "excess_mtl"} & {scheme, hyperparameters.get("inner")}
@@ -220,7 +220,7 @@ def _make_scheme(config: Config) -> weighting.Scheme:
                 "where finding weights costs next to nothing"
             )
     try:
-        return weighting.make(scheme, **hyperparameters)
+        return weighting.make_default(scheme, len(tasks), **hyperparameters)
     except (TypeError, ValueError) as error:
         raise UserError(f"weighting.hyperparameters: {error}") from error
 

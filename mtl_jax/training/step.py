@@ -87,16 +87,17 @@ def init_state(experiment: Experiment, load: Callable[[Any], Any] | None = None)
         weighting_state = experiment.scheme.init(tree)
     params = {"model": variables["params"], "weighting": weights}
     batch_stats = variables.get("batch_stats", {})
-    return TrainState(
+    state = TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         batch_stats=batch_stats,
         optimizer=experiment.optimizer.init(params),
         weighting=weighting_state,
-        # A copy: the state is donated to the step, and no buffer may be donated twice.
-        average=jax.tree.map(jnp.copy, {"params": params["model"], "batch_stats": batch_stats}),
+        average={"params": params["model"], "batch_stats": batch_stats},
         key=jax.random.key_data(run_key),
     )
+    # Copies: the state is donated to the step, and no buffer may be donated twice.
+    return jax.tree.map(jnp.copy, state)
 
 
 def takes_representation(config: WeightingConfig) -> bool:

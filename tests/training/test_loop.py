@@ -12,6 +12,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from mtl_jax import weighting
+
 STEPS = 12
 EXPERIMENT = """
 from mtl_jax.config import Config, DataConfig, ModelConfig, OptimizerConfig, TrainingConfig
@@ -86,6 +88,21 @@ def finished(experiment) -> Path:
     run = experiment.parent / "finished"
     mtl_jax("train", experiment, "--workdir", run)
     return run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", weighting.names())
+def test_trains_under_every_scheme(scheme, experiment, tmp_path):
+    options = ["--weighting", scheme, "--training.steps", 3, "--training.diagnose-every", 0]
+    if scheme in ("fixed", "cosmos", "pbi"):
+        options += [
+            "--weighting.weights",
+            *["classification", "0.3", "box", "0.5", "motion", "0.1", "identity", "0.1"],
+        ]
+    mtl_jax("train", experiment, "--workdir", tmp_path / "run", *options)
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    assert all(np.isfinite(list(row.values())).all() and row["dropped"] == 0 for row in rows)
 
 
 def test_killed_and_resumed_ends_with_the_same_bits(experiment, finished, tmp_path):
