@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mtl_jax import weighting
 from mtl_jax.config import Config, ModelConfig, Task, WeightingConfig
-from mtl_jax.models.network import initialize, is_shared
+from mtl_jax.models.network import initialize
 from mtl_jax.structures import Batch
 from mtl_jax.tasks import STRIDE, TASKS, batch_targets
 from mtl_jax.tasks.targets import perturb_objects, render_heatmap
@@ -206,7 +206,6 @@ def make_step(experiment: Experiment) -> Callable[[TrainState, Batch], tuple[Tra
                 loss_fn,
                 scheme,
                 every=config.weighting.every,
-                shared=is_shared,
                 mode="scan" if config.weighting.gradients == "scan" else "vmap",
                 has_aux=True,
             )(model, state.weighting, mask=lambda aux: aux[0])

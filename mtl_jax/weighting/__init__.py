@@ -10,7 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float, Real, Shaped
 
 from mtl_jax.weighting import aggregation, scalarization
 from mtl_jax.weighting.aggregation import AggregationState
@@ -121,6 +121,8 @@ def make(name: str, **hyperparameters: Any) -> Any:
             f"{name}: no hyperparameter {sorted(unknown)[0]!r}; it has {', '.join(known) or 'none'}"
         )
     if isinstance(inner := hyperparameters.get("inner"), str):
+        if inner not in AGGREGATIONS:
+            raise ValueError(f"{name}: inner is {inner!r}; expected one of {', '.join(AGGREGATIONS)}")
         hyperparameters["inner"] = make(inner, num_tasks=hyperparameters.get("num_tasks"))
     return _SCHEMES[name](**hyperparameters)
 
@@ -155,10 +157,10 @@ def make_default(name: str, num_tasks: int, **hyperparameters: Any) -> Any:
 
 def aggregate(
     name: str,
-    matrix: Float[ArrayLike, "tasks parameters"],
+    matrix: Real[ArrayLike, "tasks parameters"],
     *,
-    losses: Float[ArrayLike, "tasks"] | None = None,
-    mask: Bool[ArrayLike, "tasks"] | None = None,
+    losses: Real[ArrayLike, "tasks"] | None = None,
+    mask: Shaped[ArrayLike, "tasks"] | None = None,
     **hyperparameters: Any,
 ) -> Float[Array, "parameters"]:
     """Returns what an aggregation makes of a matrix whose rows are the gradients of the tasks, in its first step.
@@ -179,6 +181,7 @@ def aggregate(
     if name in SCALARIZATIONS:
         raise ValueError(f"{name} weighs losses, not gradients; choose from {', '.join(AGGREGATIONS)}")
     matrix = jnp.asarray(matrix)
+    matrix = matrix.astype(jnp.promote_types(matrix.dtype, jnp.float32))
     if matrix.ndim != 2:
         raise ValueError(f"{name}: the matrix has shape {matrix.shape}; expected one gradient a row")
     tx = make(name, num_tasks=len(matrix), **hyperparameters)

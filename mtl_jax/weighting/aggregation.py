@@ -18,9 +18,10 @@ from typing import Any, Literal, NamedTuple, TypedDict
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from mtl_jax.weighting.gradients import gramian, path_name, weighted_sum
+from mtl_jax.weighting.gradients import Aggregation, gramian, path_name, weighted_sum
 
 PyTree = Any
 Weights = Float[Array, "tasks"]
@@ -35,12 +36,14 @@ class Options(TypedDict, total=False):
         num_tasks: K. Then the state carries the last weights, and another number of tasks is an error. Schemes that
             remember something of each task need it; the others take any K without it.
         params: Which parameters' gradients the Gramian is formed of, by their path (`neck/output/kernel`), such as the
-            last shared layer; all of `shared`, if not given. The gradients of all are combined.
+            last shared layer; all of `shared`, if not given. The gradients of all are combined. Schemes that average
+            the gradients of all parameters do not take it.
         shared: Which parameters tasks share, by their path; all, if not given. A parameter of one task only gets that
             task's own gradient, unweighted: the gradients of all tasks are summed there.
-        weigh_heads: Weigh the gradients of parameters that are not shared too.
-        nonfinite: What happens to a task whose gradient is not finite. "drop": it is left out of the step and counted
-            in the state. "raise": outside of `jax.jit` a ValueError is raised; inside it is dropped.
+        weigh_heads: Weigh the gradients of parameters that are not shared too, where the result is a weighted sum.
+        nonfinite: What happens to a task whose loss or gradient is not finite, or whose gradient is so long that its
+            square is not. "drop": it is left out of the step and counted in the state. "raise": outside of `jax.jit` a
+            ValueError is raised; inside, and with `every` above 1, it is dropped.
     """
 
     num_tasks: int | None
@@ -55,8 +58,8 @@ class AggregationState(NamedTuple):
 
     Attributes:
         step: Steps done.
-        weights: How much each task's gradient counted in the last step; None where the number of tasks is not given
-            or the result is no weighted sum.
+        weights: How much each task's gradient counted in the last step in which weights were found; None where the
+            number of tasks is not given or the result is no weighted sum.
         dropped: How often, summed over tasks, a gradient was left out because it was not finite.
         scheme: What the scheme remembers.
     """
@@ -129,6 +132,7 @@ def aggregation(
     remembers: bool = False,
     needs: Literal["losses"] | None = None,
     reports_weights: bool = False,
+    takes_params: bool = True,
 ) -> optax.GradientTransformationExtraArgs:
     """Returns the aggregation of `combine(tensors, scheme_state) -> (updates, weights or None, scheme_state)`.
 
@@ -140,6 +144,7 @@ def aggregation(
         remembers: As of `weighted`.
         needs: As of `weighted`.
         reports_weights: Whether the result is a weighted sum of the gradients, whose weights `combine` returns.
+        takes_params: Whether `combine` uses the Gramian.
     """
     if unknown := set(options) - set(Options.__annotations__):
         raise TypeError(f"{name}: unknown argument {sorted(unknown)[0]!r}")
@@ -147,14 +152,21 @@ def aggregation(
     nonfinite = options.get("nonfinite", "drop")
     if nonfinite not in ("drop", "raise"):
         raise ValueError(f"{name}: nonfinite is {nonfinite!r}; expected 'drop' or 'raise'")
-    is_shared = options.get("shared") or (lambda path: True)
-    in_gramian = options.get("params") or (lambda path: True)
+    weigh_heads = options.get("weigh_heads", False)
+    if weigh_heads and not reports_weights:
+        raise ValueError(f"{name}: weigh_heads is set, but its result is no weighted sum of the gradients")
+    if options.get("params") and not takes_params:
+        raise ValueError(f"{name}: params is given, but it looks at the gradients of all shared parameters")
+    is_shared = options.get("shared") or everything
+    in_gramian = options.get("params") or everything
 
     def init_fn(params: PyTree) -> AggregationState:
         if remembers and num_tasks is None:
             raise ValueError(f"{name}: num_tasks is missing; it remembers something of each task")
         weights = jnp.zeros(num_tasks) if num_tasks is not None and reports_weights else None
-        scheme = () if init is None else init(num_tasks, _select(params, is_shared))
+        scheme = () if init is None else init(num_tasks, select(params, is_shared))
+        # Arrays of their own, of fixed types: a state may be donated, and goes round in loops.
+        scheme = jax.tree.map(lambda x: jnp.array(x, x.dtype), scheme)
         return AggregationState(jnp.zeros((), jnp.int32), weights, jnp.zeros((), jnp.int32), scheme)
 
     def update_fn(
@@ -162,23 +174,33 @@ def aggregation(
         state: AggregationState,
         params: PyTree = None,
         *,
-        losses: Weights | None = None,
-        mask: Tasks | None = None,
+        losses: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
         samples: tuple[PyTree, PyTree] | None = None,
         **_: Any,
     ) -> tuple[PyTree, AggregationState]:
         size = _num_tasks(name, updates, num_tasks, losses=losses, mask=mask)
         if needs == "losses" and losses is None:
             raise ValueError(f"{name}: losses are missing; call update(..., losses=losses)")
-        shared = _select(updates, is_shared)
-        selected = _select(shared, in_gramian)
+        losses = None if losses is None else jnp.asarray(losses)
+        labelled = jnp.ones(size, bool) if mask is None else jnp.asarray(mask).astype(bool)
+        shared = select(updates, is_shared)
+        selected = select(shared, in_gramian)
         if not jax.tree.leaves(selected):
             raise ValueError(f"{name}: no shared parameter is selected by `params`")
         gram = gramian(selected)
         finite = jnp.isfinite(jnp.diagonal(gram))
+        # The Gramian tells of the gradients that it is formed of.
+        for leaf in jax.tree.leaves(select(updates, lambda path: not (is_shared(path) and in_gramian(path)))):
+            finite &= jnp.all(jnp.isfinite(leaf), axis=tuple(range(1, leaf.ndim)))
+        if losses is not None:
+            finite &= jnp.isfinite(losses)
+            losses = losses.astype(jnp.promote_types(losses.dtype, jnp.float32))
+        if samples is not None:
+            samples_gram = gramian(*(select(select(g, is_shared), in_gramian) for g in samples))
+            finite &= jnp.isfinite(jnp.diagonal(samples_gram))
         if nonfinite == "raise" and not isinstance(finite, jax.core.Tracer):
-            _raise_if_not_finite(name, finite, mask)
-        labelled = jnp.ones(size, bool) if mask is None else jnp.asarray(mask)
+            _raise_if_not_finite(name, finite, labelled)
         active = labelled & finite
         both = active[:, None] & active
         tensors = Tensors(
@@ -186,27 +208,23 @@ def aggregation(
             active=active,
             gramian=jnp.where(both, gram, 0),
             losses=None if losses is None else jnp.where(active, losses, 1),
-            samples=None
-            if samples is None
-            else jnp.where(both, gramian(*(_select(g, is_shared) for g in samples)), 0),
+            samples=None if samples is None else jnp.where(both, samples_gram, 0),
         )
         combined, weights, scheme = combine(tensors, state.scheme)
-        heads = _select(updates, lambda path: not is_shared(path))
-        head_weights = (
-            weights
-            if weights is not None and options.get("weigh_heads", False)
-            else jnp.ones(size, gram.dtype)
-        )
+        heads = select(updates, lambda path: not is_shared(path))
+        head_weights = weights if weigh_heads and weights is not None else jnp.ones(size, gram.dtype)
         combined = _merge(combined, weighted_sum(heads, head_weights, active))
         state = AggregationState(
             state.step + 1,
             None if state.weights is None or weights is None else weights.astype(state.weights.dtype),
-            state.dropped + jnp.sum(labelled & ~finite),
-            scheme,
+            state.dropped + jnp.sum(labelled & ~finite, dtype=jnp.int32),
+            cast_like(scheme, state.scheme),
         )
         return combined, state
 
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+    transformation = Aggregation(init_fn, update_fn)
+    transformation.shared, transformation.weigh_heads = is_shared, weigh_heads
+    return transformation
 
 
 def uniform(tensors: Tensors) -> Weights:
@@ -248,7 +266,12 @@ def cast_like(tree: PyTree, like: PyTree) -> PyTree:
     return jax.tree.map(lambda x, y: x.astype(y.dtype), tree, like)
 
 
-def _select(tree: PyTree, predicate: Callable[[str], bool]) -> PyTree:
+def everything(path: str) -> bool:
+    """Selects every parameter."""
+    return True
+
+
+def select(tree: PyTree, predicate: Callable[[str], bool]) -> PyTree:
     """Returns the tree with None for the leaves whose path the predicate does not select."""
     return jax.tree.map_with_path(lambda path, x: x if predicate(path_name(path)) else None, tree)
 
@@ -258,7 +281,7 @@ def _merge(first: PyTree, second: PyTree) -> PyTree:
 
 
 def _num_tasks(
-    name: str, updates: PyTree, expected: int | None, *, losses: Array | None, mask: Array | None
+    name: str, updates: PyTree, expected: int | None, *, losses: ArrayLike | None, mask: ArrayLike | None
 ) -> int:
     """Returns K, or says where it is not what it is elsewhere."""
     for path, leaf in jax.tree.leaves_with_path(updates):
@@ -277,7 +300,7 @@ def _num_tasks(
     return expected
 
 
-def _raise_if_not_finite(name: str, finite: Tasks, mask: Tasks | None) -> None:
-    bad = ~finite if mask is None else ~finite & mask
+def _raise_if_not_finite(name: str, finite: Tasks, labelled: Tasks) -> None:
+    bad = ~finite & labelled
     if bad.any():
-        raise ValueError(f"{name}: the gradient of task {int(jnp.argmax(bad))} is not finite")
+        raise ValueError(f"{name}: the loss or gradient of task {int(jnp.argmax(bad))} is not finite")

@@ -14,8 +14,22 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float
 
+from mtl_jax.weighting.solvers import normalized
+
 PyTree = Any
 Mode = Literal["vmap", "scan"]
+
+
+class Aggregation(optax.GradientTransformationExtraArgs):
+    """An optax transformation of K gradients into one, which knows what tasks share.
+
+    Attributes:
+        shared: Whether tasks share the parameter of a path.
+        weigh_heads: Whether the gradients of the others are weighed too.
+    """
+
+    shared: Callable[[str], bool]
+    weigh_heads: bool
 
 
 class SplitLoss(NamedTuple):
@@ -71,8 +85,8 @@ def per_task_value_and_grad(
         has_aux: Whether `loss_fn` returns something besides the losses, such as batch statistics.
 
     Returns:
-        A function with `loss_fn`'s arguments that returns `losses` (or `(losses, aux)`) and the gradients with respect
-        to the first argument, each leaf with a leading axis of K.
+        A function with `loss_fn`'s arguments, by position, that returns `losses` (or `(losses, aux)`) and the gradients
+        with respect to the first argument, each leaf with a leading axis of K.
 
     Raises:
         ValueError: If `loss_fn` does not return one scalar for each task, or `mode` or `chunk` are unknown.
@@ -94,7 +108,6 @@ def aggregated_value_and_grad(
     aggregation: optax.GradientTransformationExtraArgs,
     *,
     every: int = 1,
-    shared: Callable[[str], bool] | None = None,
     mode: Mode = "vmap",
     chunk: int | None = None,
     has_aux: bool = False,
@@ -102,14 +115,17 @@ def aggregated_value_and_grad(
     """Losses and the aggregated gradient, whose weights are found anew in every n-th step only.
 
     In a step between, the backward pass runs once, for the losses weighted as in the last step that found weights: as
-    cheap as a plain step. Parameters that are not shared get their own task's gradient, unweighted, in all steps.
+    cheap as a plain step. Parameters that are not shared get what the aggregation gives them, in all steps. A task that
+    is masked when weights are found keeps its last weight, or gets the mean of the others' if it had none.
+
+    Of a `loss_fn` in one part, a masked task whose gradient is NaN spoils a step between: it is multiplied by zero. Of
+    a `SplitLoss` it does not.
 
     Args:
         loss_fn: As of `per_task_value_and_grad`.
         aggregation: An aggregation alone, not in a chain; with `every` above 1 it has `num_tasks`, and its result is a
             weighted sum of the gradients.
         every: n.
-        shared: Which parameters tasks share, as given to the aggregation; all, if not given.
         mode: As of `per_task_value_and_grad`.
         chunk: As of `per_task_value_and_grad`.
         has_aux: As of `per_task_value_and_grad`.
@@ -131,7 +147,14 @@ def aggregated_value_and_grad(
     linearize = _linearizer(where, mode, chunk)
     if every < 1:
         raise ValueError(f"{where}: every is {every}; expected at least 1")
-    is_shared = shared or (lambda path: True)
+    if not isinstance(aggregation, Aggregation):
+        raise ValueError(
+            f"{where}: expected one of weighting.AGGREGATIONS, found {type(aggregation).__name__}; what follows it in "
+            "a chain takes the gradient that comes out here"
+        )
+
+    def is_weighted(path: str) -> bool:
+        return aggregation.weigh_heads or aggregation.shared(path)
 
     def value_and_grad(
         params: PyTree,
@@ -141,10 +164,17 @@ def aggregated_value_and_grad(
     ) -> tuple[Any, PyTree, Any]:
         losses, aux, weighted, per_task = linearize(loss_fn, params, args, has_aux)
         labelled = mask(aux) if callable(mask) else mask
-        labelled = jnp.ones(losses.shape, bool) if labelled is None else jnp.asarray(labelled)
+        labelled = jnp.ones(losses.shape, bool) if labelled is None else jnp.asarray(labelled).astype(bool)
 
         def find_weights(state: Any) -> tuple[PyTree, Any]:
             return aggregation.update(per_task(), state, params, losses=losses, mask=labelled)
+
+        def find_weights_to_keep(state: Any) -> tuple[PyTree, Any]:
+            grads, after = find_weights(state)
+            active = labelled & jnp.isfinite(losses)
+            mean = jnp.sum(jnp.where(active, after.weights, 0)) / jnp.maximum(jnp.sum(active), 1)
+            known = jnp.where(state.weights != 0, state.weights, mean)
+            return grads, after._replace(weights=jnp.where(active, after.weights, known))
 
         def keep_weights(state: Any) -> tuple[PyTree, Any]:
             # A task whose loss is no number would spoil the sum.
@@ -152,11 +182,11 @@ def aggregated_value_and_grad(
             weights = jnp.where(active, state.weights, 0)
             # Of each leaf one of the two is used; the compiler drops the other one's part of the backward pass.
             grads = jax.tree.map_with_path(
-                lambda path, together, own: together if is_shared(path_name(path)) else own,
+                lambda path, together, own: together if is_weighted(path_name(path)) else own,
                 weighted(weights),
                 weighted(active),
             )
-            dropped = state.dropped + jnp.sum(labelled & ~active)
+            dropped = state.dropped + jnp.sum(labelled & ~active, dtype=jnp.int32)
             return grads, state._replace(step=state.step + 1, dropped=dropped)
 
         if every == 1:
@@ -167,7 +197,7 @@ def aggregated_value_and_grad(
                     f"{where}: every is {every}, but the aggregation has no weights to keep; give it num_tasks, and "
                     "choose one whose result is a weighted sum of the gradients"
                 )
-            grads, state = jax.lax.cond(state.step % every == 0, find_weights, keep_weights, state)
+            grads, state = jax.lax.cond(state.step % every == 0, find_weights_to_keep, keep_weights, state)
         return ((losses, aux) if has_aux else losses), grads, state
 
     return value_and_grad
@@ -293,8 +323,7 @@ def norms_and_cosines(
     gram: Float[Array, "tasks tasks"],
 ) -> tuple[Float[Array, "tasks"], Float[Array, "tasks tasks"]]:
     """Returns the norms of the gradients and their pairwise cosines (0 where a gradient is zero)."""
-    norms = jnp.sqrt(jnp.maximum(jnp.diagonal(gram), 0))
-    return norms, gram / jnp.maximum(norms[:, None] * norms[None, :], 1e-30)
+    return jnp.sqrt(jnp.maximum(jnp.diagonal(gram), 0)), normalized(gram)[0]
 
 
 def path_name(path: tuple) -> str:

@@ -47,7 +47,8 @@ class Scalarization(NamedTuple):
 
     Attributes:
         init: `init(num_tasks) -> (params, state)`.
-        apply: `apply(params, state, losses, mask=None) -> (total, (state, weights))`.
+        apply: `apply(params, state, losses, mask=None) -> (total, (state, weights))`; some schemes take more, by
+            keyword.
         observe: `observe(state, losses, mask=None) -> state`, for schemes that learn from what a step did: to be called
             after the step, with the losses of the same batch. None for all others.
         predict: `predict(params, state, mask=None) -> weights`, for schemes whose params learn from a held-out batch:
@@ -117,7 +118,7 @@ def scalarization(
             if value is not None and jnp.shape(value) != expected:
                 raise ValueError(f"{name}: {key} has shape {jnp.shape(value)}; expected {expected}")
         losses = jnp.asarray(losses).astype(jnp.promote_types(jnp.result_type(losses), jnp.float32))
-        labelled = jnp.ones(expected, bool) if mask is None else jnp.asarray(mask)
+        labelled = jnp.ones(expected, bool) if mask is None else jnp.asarray(mask).astype(bool)
         good = jnp.isfinite(losses) & (losses >= 0) if logarithms else jnp.isfinite(losses)
         if nonfinite == "raise" and not isinstance(good, jax.core.Tracer) and (labelled & ~good).any():
             i = int(jnp.argmax(labelled & ~good))
@@ -129,6 +130,8 @@ def scalarization(
         if num_tasks is not None and num_tasks_given != num_tasks:
             raise ValueError(f"{name}: made for {num_tasks} tasks, found {num_tasks_given}")
         params, scheme = init(num_tasks_given)
+        # Arrays of their own, of fixed types: a state may be donated, and goes round in loops.
+        params, scheme = jax.tree.map(lambda x: jnp.array(x, x.dtype), (params, scheme))
         return params, ScalarizationState(jnp.zeros(num_tasks_given), jnp.zeros((), jnp.int32), scheme)
 
     def apply_fn(
@@ -142,7 +145,8 @@ def scalarization(
             return jnp.where(active.any(), result, 0), scheme
 
         (result, scheme), weights = jax.value_and_grad(value, has_aux=True)(losses)
-        dropped = state.dropped + jnp.sum(labelled & ~active)
+        dropped = state.dropped + jnp.sum(labelled & ~active, dtype=jnp.int32)
+        scheme = jax.tree.map(lambda new, old: new.astype(old.dtype), scheme, state.scheme)
         state = ScalarizationState(weights.astype(state.weights.dtype), dropped, scheme)
         state = jax.lax.stop_gradient(state)
         return result, (state, state.weights)
@@ -156,7 +160,7 @@ def scalarization(
 
     def predict_fn(params: Any, state: ScalarizationState, mask: Mask | None = None) -> Losses:
         assert predict is not None
-        active = jnp.ones(state.weights.shape, bool) if mask is None else jnp.asarray(mask)
+        active = jnp.ones(state.weights.shape, bool) if mask is None else jnp.asarray(mask).astype(bool)
         return jnp.where(active, predict(params, state.scheme, active), 0)
 
     return Scalarization(init_fn, apply_fn, observe and observe_fn, predict and predict_fn)

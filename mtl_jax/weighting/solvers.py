@@ -220,12 +220,12 @@ def proportional_fairness(gram: Gramian, exponent: Scalar = 1.0) -> Weights:
         curvature = cosines + jnp.diag(power * factors * x ** (-power - 1))
         step = jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(curvature), -gradient)
         decrement = -gradient @ step
-        candidates = x + steps[:, None] * step
-        values = jnp.where(
-            jnp.all(candidates > 0, axis=1), jax.vmap(value)(jnp.maximum(candidates, 1e-30)), jnp.inf
-        )
+        # No weight loses more than nine tenths, so that all stay positive.
+        longest = jnp.minimum(1, 0.9 / jnp.max(jnp.maximum(-step / x, 0.9)))
+        candidates = x + longest * steps[:, None] * step
+        values = jax.vmap(value)(candidates)
         # Close to the solution the values differ by roundings only, and the whole step is right.
-        best = jnp.where((decrement < 1e-3) & jnp.all(candidates[0] > 0), 0, jnp.argmin(values))
+        best = jnp.where(decrement < 1e-3, 0, jnp.argmin(jnp.where(jnp.isfinite(values), values, jnp.inf)))
         return candidates[best], decrement, count + 1
 
     def unfinished(carry: tuple) -> Array:

@@ -7,7 +7,7 @@ import jax
 import optax
 from jaxtyping import Array, Bool, Float
 
-from mtl_jax.weighting.gradients import Mode, aggregated_value_and_grad
+from mtl_jax.weighting.gradients import Aggregation, Mode, aggregated_value_and_grad
 from mtl_jax.weighting.scalarization import Scalarization
 from mtl_jax.weighting.scalarizations.predicted import hypergradient
 
@@ -56,7 +56,6 @@ def make_step(
     step_size: float = 1e-3,
     mode: Mode = "vmap",
     every: int = 1,
-    shared: Callable[[str], bool] | None = None,
 ) -> Step:
     """Returns init and update of training under a scheme, be it a scalarization or an aggregation.
 
@@ -69,9 +68,11 @@ def make_step(
         optimizer: Of the parameters.
         learned_optimizer: Of what the scheme learns; Adam at 0.01, if not given.
         step_size: Learning rate of the parameters, which the hypergradient assumes.
-        mode: As of `per_task_value_and_grad`.
-        every: As of `aggregated_value_and_grad`.
-        shared: As of `aggregated_value_and_grad`.
+        mode: As of `per_task_value_and_grad`; of no meaning to a scalarization.
+        every: As of `aggregated_value_and_grad`; of no meaning to a scalarization.
+
+    Raises:
+        ValueError: If the scheme is none, or what `aggregated_value_and_grad` raises.
 
     Example:
         >>> init, update = make_step(weighting.make("cagrad", num_tasks=2), loss_fn, optax.adam(1e-3))
@@ -79,17 +80,24 @@ def make_step(
         >>> state, losses, weights = jax.jit(update)(state, batch)
     """
     learned_optimizer = learned_optimizer or optax.adam(0.01)
+    if not isinstance(scheme, (Scalarization, Aggregation)):
+        raise ValueError(
+            f"make_step: the scheme is {type(scheme).__name__}; expected one of weighting.names(), alone: what follows "
+            "it in a chain goes to `optimizer`"
+        )
 
     def init(params: PyTree, num_tasks: int) -> StepState:
         if isinstance(scheme, Scalarization):
             learned, carried = scheme.init(num_tasks)
         else:
             learned, carried = (), scheme.init(params)
+            if carried.weights is not None and len(carried.weights) != num_tasks:
+                raise ValueError(f"made for {len(carried.weights)} tasks, found {num_tasks}")
         return StepState(params, optimizer.init(params), learned, learned_optimizer.init(learned), carried)
 
     def gradients(state: StepState, args: tuple, held_out: tuple, mask: Any) -> tuple:
         if not isinstance(scheme, Scalarization):
-            value_and_grad = aggregated_value_and_grad(loss_fn, scheme, mode=mode, every=every, shared=shared)
+            value_and_grad = aggregated_value_and_grad(loss_fn, scheme, mode=mode, every=every)
             losses, grads, carried = value_and_grad(state.params, state.scheme, *args, mask=mask)
             return grads, (), losses, carried.weights, carried
 

@@ -193,7 +193,7 @@ def is_trunk(path):
 def test_steps_between_use_the_last_weights_with_one_backward_pass(either, shared):
     params, x, losses_of = either
     tx = weighting.nash_mtl(num_tasks=3, max_norm=None, **({"shared": shared} if shared else {}))
-    step = jax.jit(weighting.aggregated_value_and_grad(losses_of, tx, every=3, shared=shared))
+    step = jax.jit(weighting.aggregated_value_and_grad(losses_of, tx, every=3))
     state, seen = tx.init(params), []
     for i in range(5):
         moved = jax.tree.map(lambda p, i=i: p + 0.1 * i, params)

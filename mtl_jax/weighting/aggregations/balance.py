@@ -10,11 +10,14 @@ from jaxtyping import Array
 from mtl_jax.weighting import solvers
 from mtl_jax.weighting.aggregation import (
     Options,
+    Tasks,
     Tensors,
     Weights,
     aggregation,
     cast_like,
+    everything,
     per_task_zeros,
+    select,
     track,
     uniform,
     weighted,
@@ -55,7 +58,9 @@ def gradnorm(
         active = tensors.active
         first = jnp.where(active & jnp.isnan(first), tensors.losses, first)
         norms = jnp.sqrt(jnp.diagonal(tensors.gramian))
-        progress = jnp.where(active & (first > 0), tensors.losses / jnp.where(first > 0, first, 1), 1)
+        # A loss below zero, or that began at zero, says nothing of the pace.
+        known = active & (first > 0) & (tensors.losses >= 0)
+        progress = jnp.where(known, tensors.losses / jnp.where(first > 0, first, 1), 1)
         equal = uniform(tensors)
         rates = progress / jnp.maximum(equal @ progress, jnp.finfo(norms.dtype).tiny)
         lengths = weights * norms
@@ -63,8 +68,7 @@ def gradnorm(
         gradient = norms * jnp.sign(lengths - target)
         # In units of the mean norm, so that the scale of the losses does not set the pace.
         moved = weights - learning_rate * gradient / jnp.maximum(equal @ norms, jnp.finfo(norms.dtype).tiny)
-        moved = jnp.where(active, jnp.maximum(moved, 1e-3), weights)
-        moved *= len(moved) / jnp.sum(moved)
+        moved = _of_like_sum(jnp.maximum(moved, 1e-3), weights, active)
         return weights, (moved, first)
 
     return weighted("gradnorm", rule, options, init=init, remembers=True, needs="losses")
@@ -118,6 +122,8 @@ def nash_mtl(
 
     Reference: Navon et al., "Multi-Task Learning as a Bargaining Game", ICML 2022 (arXiv:2202.01017), algorithm 1.
     """
+    if max_norm is not None and not max_norm > 0:
+        raise ValueError(f"nash_mtl: max_norm is {max_norm}; expected more than 0, or None")
 
     def rule(tensors: Tensors, state: Any) -> tuple[Weights, Any]:
         weights = solvers.proportional_fairness(tensors.gramian)
@@ -196,12 +202,15 @@ def excess_mtl(step_size: float = 0.01, **options: Unpack[Options]) -> optax.Gra
         excess = jnp.sum(jnp.stack(parts), axis=0)
         # Logarithms, since the exponential of an excess that has grown a thousandfold overflows.
         growth = jnp.where(active & (first > 0), step_size * excess / jnp.where(first > 0, first, 1), 0)
-        weights = len(weights) * jax.nn.softmax(jnp.log(weights) + growth)
+        logits = jnp.where(active, jnp.log(weights) + growth, -jnp.inf)
+        weights = _of_like_sum(jax.nn.softmax(logits), weights, active)
         first = jnp.where(active & (first == 0), excess, first)
         used = jnp.where(active, weights, 0)
         return weighted_sum(tensors.grads, used, active), used, (weights, first, squares)
 
-    return aggregation("excess_mtl", combine, options, init=init, remembers=True, reports_weights=True)
+    return aggregation(
+        "excess_mtl", combine, options, init=init, remembers=True, reports_weights=True, takes_params=False
+    )
 
 
 def db_mtl(
@@ -210,7 +219,7 @@ def db_mtl(
     """The sum of the gradients of the log losses, averaged over the steps and scaled to the longest of them.
 
     `y_i <- b y_i + (1 - b) g_i / L_i` with `b = beta / t^beta_sigma`, then `sum_i (max_j |y_j| / |y_i|) y_i`. The state
-    holds K gradients. A task whose loss is not positive is left out of the average in that step.
+    holds K gradients. A task whose loss is not above 1e-12 is left out of the average in that step.
 
     When to use: losses and gradients of unlike scale, and many steps to average over; memory for K gradients is
     there.
@@ -233,7 +242,7 @@ def db_mtl(
         step, tracked = state
         step += 1
         losses = tensors.losses
-        known = tensors.active & (losses > 0)
+        known = tensors.active & (losses > 1e-12)  # of less the quotient's square could overflow
         inverse = jnp.where(known, 1 / jnp.where(known, losses, 1), 0)
         logarithmic = jax.tree.map(
             lambda g, y: g.astype(y.dtype) * inverse.reshape((-1,) + (1,) * (g.ndim - 1)),
@@ -247,7 +256,9 @@ def db_mtl(
         combined = weighted_sum(tracked, weights, tensors.active)
         return cast_like(combined, tensors.grads), None, (step, tracked)
 
-    return aggregation("db_mtl", combine, options, init=init, remembers=True, needs="losses")
+    return aggregation(
+        "db_mtl", combine, options, init=init, remembers=True, needs="losses", takes_params=False
+    )
 
 
 def cr_mogm(
@@ -260,7 +271,8 @@ def cr_mogm(
     When to use: another scheme's weights jump from batch to batch.
 
     Args:
-        inner: A scheme that results in a weighted sum, made with `num_tasks`; its other options are given here.
+        inner: An aggregation that results in a weighted sum, made with `num_tasks`; its other options are given here.
+            It sees no `samples`.
         alpha: How much of the average is kept.
         **options: See `aggregation.Options`; `num_tasks` is required.
 
@@ -272,9 +284,10 @@ def cr_mogm(
     """
     if not 0 <= alpha < 1:
         raise ValueError(f"cr_mogm: alpha is {alpha}; expected 0 or more, and less than 1")
+    in_gramian = options.get("params") or everything
 
     def init(num_tasks: int, params: Any) -> tuple:
-        state = inner.init(params)
+        state = inner.init(select(params, in_gramian))
         if getattr(state, "weights", None) is None:
             raise ValueError(
                 "cr_mogm: the inner scheme reports no weights; choose one that results in a weighted sum, and give it "
@@ -286,10 +299,17 @@ def cr_mogm(
         inner_state, average = state
         losses = {} if tensors.losses is None else {"losses": tensors.losses}
         # What the inner scheme makes of the gradients is not used, nor computed under jit.
-        _, inner_state = inner.update(tensors.grads, inner_state, mask=tensors.active, **losses)
+        grads = select(tensors.grads, in_gramian)
+        _, inner_state = inner.update(grads, inner_state, mask=tensors.active, **losses)
         now = inner_state.weights
         smooth = jnp.where(jnp.isnan(average), now, alpha * average + (1 - alpha) * now)
         average = jnp.where(tensors.active, smooth, average)
         return average, (inner_state, average)
 
     return weighted("cr_mogm", rule, options, init=init, remembers=True)
+
+
+def _of_like_sum(moved: Weights, weights: Weights, active: Tasks) -> Weights:
+    """Returns moved weights of the active tasks, scaled to the sum of their old ones, and the others' old weights."""
+    before, after = (jnp.sum(jnp.where(active, w, 0)) for w in (weights, moved))
+    return jnp.where(active, moved * before / jnp.where(after > 0, after, 1), weights)

@@ -8,6 +8,7 @@ from typing import Any, Literal, Unpack
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array
 
 from mtl_jax.weighting import solvers
 from mtl_jax.weighting.aggregation import (
@@ -109,19 +110,25 @@ def moco(
     """
 
     def init(num_tasks: int, params: Any) -> tuple:
-        return jnp.zeros((), jnp.int32), per_task_zeros(num_tasks, params), jnp.full(num_tasks, 1 / num_tasks)
+        return (
+            jnp.zeros((), jnp.int32),
+            per_task_zeros(num_tasks, params),
+            _initial_weights(num_tasks, params),
+        )
 
     def combine(tensors: Tensors, state: Any) -> tuple[Any, None, Any]:
         step, tracked, weights = state
         step += 1
         tracked = track(tracked, tensors, beta / step**beta_sigma)
-        gram = gramian(tracked)
-        gradient = (gram + rho * jnp.eye(len(gram))) @ weights
-        weights = optax.projections.projection_simplex(weights - gamma / step**gamma_sigma * gradient)
-        combined = weighted_sum(tracked, weights, jnp.ones_like(tensors.active))
+        active = tensors.active
+        gram = gramian(tracked) + rho * jnp.eye(len(weights))
+        share, now = _among(weights, active)
+        now = _project(now - gamma / step**gamma_sigma * (gram @ now), active)
+        combined = weighted_sum(tracked, now, active)
+        weights = jnp.where(active, share * now, weights)
         return cast_like(combined, tensors.grads), None, (step, tracked, weights)
 
-    return aggregation("moco", combine, options, init=init, remembers=True)
+    return aggregation("moco", combine, options, init=init, remembers=True, takes_params=False)
 
 
 def sdmgrad(
@@ -166,9 +173,9 @@ def sdmgrad(
             velocity = momentum * velocity + gram @ (weights + lamda * equal)
             return (_project(weights - learning_rate * velocity, tensors.active), velocity), None
 
-        weights = _project(weights, tensors.active)
-        (weights, _), _ = jax.lax.scan(step, (weights, jnp.zeros_like(weights)), length=iterations)
-        return (weights + lamda * equal) / (1 + lamda), weights
+        share, now = _among(weights.astype(gram.dtype), tensors.active)
+        (now, _), _ = jax.lax.scan(step, (now, jnp.zeros_like(now)), length=iterations)
+        return (now + lamda * equal) / (1 + lamda), jnp.where(tensors.active, share * now, weights)
 
     return weighted("sdmgrad", rule, options, init=_initial_weights, remembers=True)
 
@@ -198,14 +205,23 @@ def modo(
 
     def rule(tensors: Tensors, weights: Weights) -> tuple[Weights, Weights]:
         gram = tensors.gramian if tensors.samples is None else tensors.samples
-        weights = _project(weights - gamma * (gram @ weights + rho * weights), tensors.active)
-        return weights, weights
+        share, now = _among(weights, tensors.active)
+        now = _project(now - gamma * (gram @ now + rho * now), tensors.active)
+        return now, jnp.where(tensors.active, share * now, weights)
 
     return weighted("modo", rule, options, init=_initial_weights, remembers=True)
 
 
 def _initial_weights(num_tasks: int, params: Any) -> Weights:
     return jnp.full(num_tasks, 1 / num_tasks)
+
+
+def _among(weights: Weights, active: Tasks) -> tuple[Array, Weights]:
+    """Returns the active tasks' share of the weights, and their weights as if there were no others."""
+    kept = jnp.where(active, weights, 0)
+    share = jnp.sum(kept)
+    equal = active / jnp.maximum(jnp.sum(active), 1)
+    return share, jnp.where(share > 0, kept / jnp.where(share > 0, share, 1), equal)
 
 
 def _project(weights: Weights, active: Tasks) -> Weights:

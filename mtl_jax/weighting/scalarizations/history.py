@@ -162,6 +162,8 @@ def cov(decay: float = 1.0, **options: Unpack[Options]) -> Scalarization:
         now = jax.lax.stop_gradient(losses)
         first = state.loss.seen == 0
         ratio = jnp.where(first, 1, now / jnp.maximum(state.loss.value, TINY))
+        # A loss that was zero so far has no ratio; nor may its square overflow.
+        ratio = jnp.where(ratio < 1e6, ratio, 1)
         mean = _add(state.ratio, ratio, active, decay)
         step = (ratio - state.ratio.value) * (ratio - mean.value)
         state = CoVState(
@@ -194,7 +196,8 @@ def loss_norm(decay: float = 0.99, **options: Unpack[Options]) -> Scalarization:
 
     def total(params: Any, state: Mean, losses: Losses, active: Mask) -> tuple:
         state = _add(state, losses, active, decay)
-        return masked_sum(losses / jnp.maximum(state.value, TINY), active), state
+        # A loss that was zero so far is divided by nothing.
+        return masked_sum(losses / jnp.where(state.value > TINY, state.value, 1), active), state
 
     return scalarization(
         "loss_norm", total, options, init=lambda num_tasks: ((), _no_mean(num_tasks)), logarithms=True
@@ -350,8 +353,10 @@ def famo(
         return (), FAMOState(logits, optimizer.init(logits), nothing, jnp.zeros(num_tasks, bool))
 
     def total(params: Any, state: FAMOState, losses: Losses, active: Mask) -> tuple:
-        shares = masked_softmax(state.logits, active)
         logs = log_distance(losses)
+        # What cannot fall further takes no part, or no other loss would count.
+        active = active & (logs > jnp.log(TINY))
+        shares = masked_softmax(state.logits, active)
         scale = jax.lax.stop_gradient(masked_sum(shares * jnp.exp(-logs), active))
         state = state._replace(losses=losses, active=active)
         return masked_sum(shares * logs, active) / jnp.maximum(scale, TINY), state

@@ -37,6 +37,8 @@ def uncertainty(kinds: Sequence[str], initial: float = 0.0, **options: Unpack[Op
     Semantics", CVPR 2018 (arXiv:1705.07115), equations 7 and 10.
     """
     factors = {"regression": 0.5, "classification": 1.0}
+    if isinstance(kinds, str):
+        raise ValueError(f"uncertainty: kinds is {kinds!r}; expected one for each task")
     if unknown := set(kinds) - set(factors):
         raise ValueError(
             f"uncertainty: unknown kind {sorted(unknown)[0]!r}; choose from {', '.join(factors)}"

@@ -44,14 +44,15 @@ def hypergradient(
 
     Args:
         scheme: `auto_lambda` or `predicted`.
-        loss_fn: `loss_fn(params, batch) -> losses [K]`, zero for tasks without labels. With momentum or Adam the
-            model's true step is another one than the step assumed here.
+        loss_fn: `loss_fn(params, batch) -> losses [K]`. With momentum or Adam the model's true step is another one than
+            the step assumed here.
         step_size: `a`, the model's learning rate.
         primary: The tasks that count in the held-out loss; all, if not given.
 
     Returns:
-        `gradient(scheme_params, scheme_state, params, batch, held_out, mask=None)`, which is a tree like
-        `scheme_params` for an optimizer.
+        `gradient(scheme_params, scheme_state, params, batch, held_out, mask=None, held_out_mask=None)`, which is a tree
+        like `scheme_params` for an optimizer. The masks tell which tasks have labels in the batch, and in the held-out
+        one; without the second, the first goes for both. A held-out loss that is not finite does not count.
 
     Raises:
         ValueError: If the scheme does not learn from a held-out batch.
@@ -72,6 +73,7 @@ def hypergradient(
         batch: Any,
         held_out: Any,
         mask: Mask | None = None,
+        held_out_mask: Mask | None = None,
     ) -> PyTree:
         weights, to_scheme = jax.vjp(lambda p: predict(p, state, mask), scheme_params)
         losses, to_model = jax.vjp(lambda p: loss_fn(p, batch), params)
@@ -80,9 +82,11 @@ def hypergradient(
 
         def held_out_loss(params: PyTree) -> Float[Array, ""]:
             losses = loss_fn(params, held_out)
-            return masked_sum(
-                losses, jnp.ones(losses.shape, bool) if primary is None else jnp.asarray(primary)
-            )
+            counts = jnp.isfinite(losses)
+            for tasks in (primary, mask if held_out_mask is None else held_out_mask):
+                if tasks is not None:
+                    counts &= jnp.asarray(tasks).astype(bool)
+            return masked_sum(losses, counts)
 
         target = jax.grad(held_out_loss)(ahead)
         # The transposed backward pass is the forward derivative, also where only a backward rule is known.
