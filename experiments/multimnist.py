@@ -2,8 +2,8 @@
 
 Every scheme trains the same network from the same three seeds, on the same batches, and is compared with a network for
 each task alone. The pairs are drawn anew in each step from the digits for training; those for test are fixed and of
-other digits. Nothing is selected: every scheme has its default hyperparameters, and the test scores are
-those after the last step.
+other digits. Nothing is selected: every scheme has its default hyperparameters, and the test scores are those after the
+last step.
 
     python experiments/multimnist.py --mnist mnist10k.npz --output runs/multimnist
 
@@ -112,7 +112,7 @@ def initialize(key: Array) -> dict[str, Any]:
 def convolve(layer: dict[str, Array], x: Float[Array, "n h w c"]) -> Float[Array, "n rows columns d"]:
     """Returns a convolution without padding, as one matrix product.
 
-    XLA's own is fast on an accelerator, but on a CPU, inside of a loop, it took seven times as long.
+    XLA's own is fast on an accelerator, but on a CPU, inside of a loop, it took eight times as long.
     """
     height, width, channels, outputs = layer["kernel"].shape
     rows, columns = x.shape[1] - height + 1, x.shape[2] - width + 1

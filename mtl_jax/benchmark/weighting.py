@@ -99,7 +99,7 @@ def _scheme(
     modes: tuple[Mode, ...] = ("vmap", "scan") if name in weighting.AGGREGATIONS else ("vmap",)
     options = {"shared": _is_trunk} if name in weighting.AGGREGATIONS else {}
     scheme = weighting.make_default(name, number, **options)
-    steps = {}
+    steps: dict[str, Compiled] = {}
     for mode in modes:
         init, update = weighting.make_step(
             scheme, _split_loss(number), optax.sgd(_RATE), step_size=_RATE, mode=mode
@@ -108,7 +108,7 @@ def _scheme(
     timed: dict[str, Compiled] = {
         "plain": common["plain"],
         **{f"gradients_{m}": common[m] for m in modes},
-        **{mode: steps[mode] for mode in modes},
+        **steps,
     }
     if name in weighting.AGGREGATIONS:
         matrix = jax.random.normal(jax.random.key(3), (number, number)) + 0.3

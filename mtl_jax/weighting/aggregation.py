@@ -22,6 +22,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from mtl_jax.weighting.gradients import Aggregation, gramian, path_name, weighted_sum
+from mtl_jax.weighting.trees import cast_like, own_arrays
 
 PyTree = Any
 Weights = Float[Array, "tasks"]
@@ -165,9 +166,9 @@ def aggregation(
             raise ValueError(f"{name}: num_tasks is missing; it remembers something of each task")
         weights = jnp.zeros(num_tasks) if num_tasks is not None and reports_weights else None
         scheme = () if init is None else init(num_tasks, select(params, is_shared))
-        # Arrays of their own, of fixed types: a state may be donated, and goes round in loops.
-        scheme = jax.tree.map(lambda x: jnp.array(x, x.dtype), scheme)
-        return AggregationState(jnp.zeros((), jnp.int32), weights, jnp.zeros((), jnp.int32), scheme)
+        return AggregationState(
+            jnp.zeros((), jnp.int32), weights, jnp.zeros((), jnp.int32), own_arrays(scheme)
+        )
 
     def update_fn(
         updates: PyTree,
@@ -259,11 +260,6 @@ def track(tracked: PyTree, tensors: Tensors, rate: Float[Array, ""]) -> PyTree:
         return jnp.where(active, y + rate * (g.astype(y.dtype) - y), y)
 
     return jax.tree.map(leaf, tracked, tensors.grads)
-
-
-def cast_like(tree: PyTree, like: PyTree) -> PyTree:
-    """Returns the tree in the types of another."""
-    return jax.tree.map(lambda x, y: x.astype(y.dtype), tree, like)
 
 
 def everything(path: str) -> bool:

@@ -23,6 +23,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
+from mtl_jax.weighting.trees import cast_like, own_arrays
+
 Losses = Float[Array, "tasks"]
 Mask = Bool[Array, "tasks"]
 
@@ -129,9 +131,7 @@ def scalarization(
     def init_fn(num_tasks_given: int) -> tuple[Any, ScalarizationState]:
         if num_tasks is not None and num_tasks_given != num_tasks:
             raise ValueError(f"{name}: made for {num_tasks} tasks, found {num_tasks_given}")
-        params, scheme = init(num_tasks_given)
-        # Arrays of their own, of fixed types: a state may be donated, and goes round in loops.
-        params, scheme = jax.tree.map(lambda x: jnp.array(x, x.dtype), (params, scheme))
+        params, scheme = own_arrays(init(num_tasks_given))
         return params, ScalarizationState(jnp.zeros(num_tasks_given), jnp.zeros((), jnp.int32), scheme)
 
     def apply_fn(
@@ -146,7 +146,7 @@ def scalarization(
 
         (result, scheme), weights = jax.value_and_grad(value, has_aux=True)(losses)
         dropped = state.dropped + jnp.sum(labelled & ~active, dtype=jnp.int32)
-        scheme = jax.tree.map(lambda new, old: new.astype(old.dtype), scheme, state.scheme)
+        scheme = cast_like(scheme, state.scheme)
         state = ScalarizationState(weights.astype(state.weights.dtype), dropped, scheme)
         state = jax.lax.stop_gradient(state)
         return result, (state, state.weights)

@@ -92,7 +92,9 @@ def make_step(
         else:
             learned, carried = (), scheme.init(params)
             if carried.weights is not None and len(carried.weights) != num_tasks:
-                raise ValueError(f"made for {len(carried.weights)} tasks, found {num_tasks}")
+                raise ValueError(
+                    f"make_step: the scheme is made for {len(carried.weights)} tasks, found {num_tasks}"
+                )
         return StepState(params, optimizer.init(params), learned, learned_optimizer.init(learned), carried)
 
     def gradients(state: StepState, args: tuple, held_out: tuple, mask: Any) -> tuple:

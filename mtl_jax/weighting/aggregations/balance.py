@@ -14,7 +14,6 @@ from mtl_jax.weighting.aggregation import (
     Tensors,
     Weights,
     aggregation,
-    cast_like,
     everything,
     per_task_zeros,
     select,
@@ -24,6 +23,7 @@ from mtl_jax.weighting.aggregation import (
     weighted_sum,
 )
 from mtl_jax.weighting.gradients import gramian
+from mtl_jax.weighting.trees import cast_like
 
 
 def gradnorm(

@@ -17,7 +17,6 @@ from mtl_jax.weighting.aggregation import (
     Tensors,
     Weights,
     aggregation,
-    cast_like,
     per_task_zeros,
     track,
     uniform,
@@ -25,6 +24,7 @@ from mtl_jax.weighting.aggregation import (
     weighted_sum,
 )
 from mtl_jax.weighting.gradients import gramian
+from mtl_jax.weighting.trees import cast_like
 
 Normalization = Literal["none", "l2", "loss", "loss+"]
 
