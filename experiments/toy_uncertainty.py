@@ -6,7 +6,7 @@ At the optimum the learned `sigma_i` is the standard deviation of what the model
     python experiments/toy_uncertainty.py --output runs/toy_uncertainty
 
 The problem is that of the example code to Kendall, Gal & Cipolla, "Multi-Task Learning Using Uncertainty to Weigh
-Losses for Scene Geometry and Semantics" (CVPR 2018, arXiv:1705.07115), one hidden layer, but with 1,000 points instead of
+Losses for Scene Geometry and Semantics" (CVPR 2018, arXiv:1705.07115), one hidden layer, but with 1,000 points, not
 100: of so few it explains a tenth of the noise away.
 """
 
