@@ -28,6 +28,8 @@ class AugmentConfig:
     """Largest change of the aspect ratio: the ratio of the two scale factors is in [1/(1+a), 1+a]."""
     translate: float = 0.0
     """Largest shift, as a fraction of the picture's size."""
+    focus: float = 0.0
+    """Probability that what is left of an enlarged picture is chosen so that it holds an object, drawn at random."""
     brightness: float = 0.0
     """Largest relative change of brightness."""
     contrast: float = 0.0
@@ -36,6 +38,9 @@ class AugmentConfig:
     """Largest relative change of saturation."""
     hue: float = 0.0
     """Largest rotation of hue, as a fraction of the colour circle."""
+    blur: float = 0.0
+    """Largest standard deviation of a Gaussian blur, in pixels; half of the clips are blurred, so that the network does
+    not take what is sharp for small."""
     cutout: float = 0.0
     """Probability of hiding each object partly behind a patch, the same in all frames of the clip."""
     mosaic: float = 0.0

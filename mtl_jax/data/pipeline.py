@@ -143,8 +143,8 @@ class ClipLoader:
             if max(len(objects.classes) for objects in mosaic.objects) <= config.max_objects:
                 clip = mosaic
         clip = transforms.cutout(clip, augment.cutout, rng)
-        jitter = transforms.color_jitter(augment, rng)
-        clip = clip._replace(images=np.stack([jitter(image) for image in clip.images]))
+        jitter, blur = transforms.color_jitter(augment, rng), transforms.blur(augment, rng)
+        clip = clip._replace(images=np.stack([blur(jitter(image)) for image in clip.images]))
         return _to_batch(clip, gaps, config)
 
     def _locate(self, index: int) -> tuple[Segment, int]:
@@ -168,12 +168,21 @@ class ClipLoader:
         # The gaps of another clip may be too wide here: move it back.
         places = np.maximum(places - max(0, places[-1] - (segment.length - 1)), 0)
         source = segment.sequence
-        affine = transforms.random_affine((source.height, source.width), size, self._config.augment, rng)
         frames = [self._dataset[segment.first + int(place)] for place in places]
+        centers = np.concatenate([_centers(frame.objects) for frame in frames])
+        affine = transforms.random_affine(
+            (source.height, source.width), size, self._config.augment, rng, centers
+        )
         return Clip(
             np.stack([transforms.warp(decode_image(frame.image), affine, size) for frame in frames]),
             [transforms.move_objects(frame.objects, affine, size) for frame in frames],
         )
+
+
+def _centers(objects: Objects) -> np.ndarray:
+    """Returns the centres of the objects that are not to be ignored."""
+    boxes = objects.boxes[~objects.ignore]
+    return (boxes[:, :2] + boxes[:, 2:]) / 2
 
 
 def _to_batch(clip: Clip, gaps: list[int], config: DataConfig) -> Batch:

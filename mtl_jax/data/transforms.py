@@ -65,18 +65,38 @@ def letterbox(source: Size, target: Size) -> Affine:
     return Affine(np.full(2, scale), np.zeros(2))
 
 
-def random_affine(source: Size, target: Size, config: AugmentConfig, rng: np.random.Generator) -> Affine:
+def random_affine(
+    source: Size,
+    target: Size,
+    config: AugmentConfig,
+    rng: np.random.Generator,
+    centers: Float[np.ndarray, "n 2"] | None = None,
+) -> Affine:
     """Returns a random variation of `letterbox`: scale, aspect ratio, crop, shift and mirroring.
 
     Where the picture is enlarged, any part of it may be what is left; where it is reduced, it may come to lie
     anywhere in the area that the letterboxed picture covers.
+
+    Args:
+        source: Size of the picture.
+        target: Size of the result.
+        config: What is varied, and how much.
+        rng: Source of randomness.
+        centers: Centres of objects, in pixels of the picture. Where `config.focus` asks for it, one of them is in what
+            is left, as far as the shift that follows leaves it there.
     """
     base = letterbox(source, target).scale
     covered = base * (source[1], source[0])
     zoom = np.exp(rng.uniform(*np.log(config.scale)))
     stretch = np.exp(rng.uniform(-1, 1) * np.log1p(config.aspect) / 2)
     scale = base * zoom * (stretch, 1 / stretch)
-    offset = (covered - scale * (source[1], source[0])) * rng.uniform(size=2)
+    place = rng.uniform(size=2)
+    room = covered - scale * (source[1], source[0])
+    if config.focus and centers is not None and len(centers) and rng.random() < config.focus:
+        offset = place * covered - scale * rng.choice(centers)
+        offset = np.clip(offset, np.minimum(room, 0), np.maximum(room, 0))
+    else:
+        offset = room * place
     offset = offset + rng.uniform(-1, 1, 2) * config.translate * covered
     if rng.random() < config.flip:
         scale, offset = scale * (-1, 1), np.array([covered[0] - offset[0], offset[1]])
@@ -174,6 +194,12 @@ def color_jitter(config: AugmentConfig, rng: np.random.Generator) -> Callable[[I
         return image
 
     return apply
+
+
+def blur(config: AugmentConfig, rng: np.random.Generator) -> Callable[[Image], Image]:
+    """Draws a Gaussian blur, none in half of the cases; returns the function that applies it."""
+    sigma = rng.uniform(-1, 1) * config.blur if config.blur else 0.0
+    return (lambda image: cv2.GaussianBlur(image, (0, 0), sigma)) if sigma > 0 else lambda image: image
 
 
 def cutout(clip: Clip, probability: float, rng: np.random.Generator) -> Clip:

@@ -105,7 +105,8 @@ def build_network(config: ModelConfig, tasks: tuple[Task, ...], num_classes: int
     channels = {"classification": num_classes, "box": 4, "motion": 4, "identity": config.embedding_dim}
     return MultiTaskNetwork(
         backbone=build_backbone(config.backbone, config.norm, config.dtype),
-        neck=FPN(config.neck_channels, config.norm, config.dtype),
+        # Nobody has statistics for a neck: where those of the backbone are frozen, it normalises each image.
+        neck=FPN(config.neck_channels, "group" if config.norm == "frozen" else config.norm, config.dtype),
         heads=Heads({task: channels[task] for task in tasks}, config.head_channels, config.dtype),
         inputs=config.inputs,
     )

@@ -125,6 +125,34 @@ def test_random_affine_keeps_to_its_ranges():
         assert (y0 >= -1e-9) == (y1 <= 96 + 1e-9)
 
 
+@pytest.mark.parametrize("flip", [0.0, 1.0])
+def test_focus_leaves_an_object_in_the_picture(flip):
+    source, target = (90, 200), (96, 128)
+    centers = np.array([[3.0, 5.0], [190.0, 80.0]], np.float32)
+    zoomed = AugmentConfig(flip=flip, scale=(4.0, 4.0), focus=1.0)
+    covered = transforms.letterbox(source, target).scale * np.array(source[::-1])
+    seen = np.zeros(2, int)
+    for seed in range(40):
+        affine = transforms.random_affine(source, target, zoomed, np.random.default_rng(seed), centers)
+        inside = np.all(
+            (centers * affine.scale + affine.offset >= -1e-3)
+            & (centers * affine.scale + affine.offset <= covered + 1e-3),
+            axis=1,
+        )
+        assert inside.any()
+        seen += inside
+        # The picture fills what it covered.
+        corners = np.sort(np.array([[0, 0], source[::-1]]) * affine.scale + affine.offset, axis=0)
+        assert (corners[0] <= 1e-3).all() and (corners[1] >= covered - 1e-3).all()
+    assert (seen > 5).all()
+    # Without objects it is as without focus.
+    rng = np.random.default_rng(0)
+    nothing = transforms.random_affine(source, target, zoomed, rng, np.zeros((0, 2), np.float32))
+    plain = AugmentConfig(flip=flip, scale=(4.0, 4.0))
+    expected = transforms.random_affine(source, target, plain, np.random.default_rng(0))
+    np.testing.assert_array_equal(nothing.offset, expected.offset)
+
+
 def test_objects_outside_vanish_and_cut_ones_are_less_visible():
     objects = make_objects(
         [[0, 0, 10, 10], [20, 0, 40, 10], [50, 0, 60, 10]], velocity=np.ones((3, 2), np.float32)
@@ -193,3 +221,13 @@ def test_color_jitter():
         pale = transforms.color_jitter(AugmentConfig(saturation=0.5), rng(seed))(red)
         assert abs(int(pale[0, 0, 0]) - 200) <= 2
         assert pale[0, 0, 1] == pale[0, 0, 2]
+
+
+def test_blur_softens_half_of_the_clips():
+    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3)).astype(np.uint8)
+    config = AugmentConfig(blur=2.0)
+    softness = [
+        image.std() - transforms.blur(config, np.random.default_rng(s))(image).std() for s in range(60)
+    ]
+    assert 15 < np.count_nonzero(softness) < 45 and min(softness) == 0 and max(softness) > 30
+    assert (transforms.blur(AugmentConfig(), np.random.default_rng(0))(image) == image).all()
