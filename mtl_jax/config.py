@@ -7,6 +7,7 @@ back and refuses keys it does not know.
 import dataclasses
 import difflib
 import json
+import types
 import typing
 from typing import Any, Literal
 
@@ -182,40 +183,13 @@ class MeshConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrackerConfig:
-    """The online tracker; thresholds are on scores, costs and gates in [0, 1].
+    """The online tracker."""
 
-    The defaults were chosen on Faster R-CNN detections of PETS09-S2L1, TUD-Campus, ADL-Rundle-6, ETH-Bahnhof, KITTI-17
-    and Venice-2 (MOT15): scores on these are optimistic.
-    """
-
-    capacity: int = 64
-    """Tracks that can be alive at once."""
-    high_score: float = 0.6
-    """Detections from here on take part in the first matching."""
-    low_score: float = 0.1
-    """Detections from here on can go on with a track seen in the frame before, but not find a lost one."""
-    new_score: float = 0.6
-    """Detections from here on start a track when unmatched."""
-    duplicate_iou: float = 1.0
-    """A detection that overlaps a better one by more than this, of whatever class, is passed over; 1: none is."""
-    match_iou: float = 0.2
-    """Least overlap in the first matching, and with tentative tracks."""
-    low_match_iou: float = 0.5
-    """Least overlap in the matching of low scores."""
-    match_appearance: float = 0.7
-    """Least cosine of the embeddings by which a lost track is found again where boxes do not overlap."""
-    appearance_weight: float = 0.3
-    """Share of the embeddings' cosine in the first matching, beside the overlap."""
-    displacement_weight: float = 0.5
-    """Share of the displaced box's overlap with the track's last box, beside the Kalman prediction's overlap."""
-    max_lost: int = 30
-    """Frames a lost track is kept."""
-    min_hits: int = 2
-    """Frames in a row in which a track is seen before it is reported (at once in a video's first frame)."""
-    embedding_momentum: float = 0.9
-    """Share of the old embedding in a track's moving average."""
-    match_classes: bool = True
-    """Associate only within a class."""
+    name: str = "joint"
+    """Name of a tracker of `mtl_jax.tracking`: `sort`, `bytetrack`, `ocsort`, `botsort`, `jde`, `centertrack` or
+    `joint`."""
+    options: dict[str, bool | int | float | str] = dataclasses.field(default_factory=dict)
+    """The tracker's own settings, such as `high_score 0.5`; each is also an option, `--tracker.high-score 0.5`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -261,10 +235,21 @@ def from_json(text: str, where: str = "configuration") -> Config:
         values = json.loads(text)
     except json.JSONDecodeError as error:
         raise UserError(f"{where}:{error.lineno}: not JSON ({error.msg}); restore the file") from error
-    return _build(Config, values, where, prefix="")
+    return build(Config, values, where)
 
 
-def _build(cls: type, values: Any, where: str, prefix: str) -> Any:
+def build(cls: type, values: Any, where: str, prefix: str = "") -> Any:
+    """Returns the dataclass with these values.
+
+    Args:
+        cls: The dataclass.
+        values: Values of its fields, as JSON has them.
+        where: Named in errors.
+        prefix: What stands before a key in errors.
+
+    Raises:
+        UserError: If a key is unknown, or a value is of the wrong type.
+    """
     if not isinstance(values, dict):
         raise UserError(
             f"{where}: {prefix.rstrip('.') or 'the top level'}: expected keys and values, found {values!r}"
@@ -282,7 +267,7 @@ def _convert(hint: Any, value: Any, where: str, key: str) -> Any:
     """Returns the JSON value as the type of its field: the few types that fields here have."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if dataclasses.is_dataclass(hint):
-        return _build(hint, value, where, key + ".")
+        return build(hint, value, where, key + ".")
     if origin is tuple and isinstance(value, list):
         if arguments[-1] is not Ellipsis and len(value) != len(arguments):
             raise UserError(
@@ -294,6 +279,8 @@ def _convert(hint: Any, value: Any, where: str, key: str) -> Any:
         )
     if origin is dict and isinstance(value, dict):
         return {k: _convert(arguments[1], v, where, f"{key}.{k}") for k, v in value.items()}
+    if origin is types.UnionType and type(value) in arguments:
+        return value
     if origin is Literal:
         if value not in arguments:
             raise UserError(f"{where}: {key}: found {value!r}; choose from {', '.join(map(repr, arguments))}")

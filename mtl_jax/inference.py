@@ -15,10 +15,13 @@ import numpy as np
 from jaxtyping import Array, UInt8
 
 from mtl_jax import tracking
+from mtl_jax.config import TrackerConfig, build
 from mtl_jax.data.mot_format import MotRows
+from mtl_jax.errors import UserError
 from mtl_jax.structures import Detections, Tracks
 from mtl_jax.tasks import STRIDE, decode
 from mtl_jax.tasks.targets import render_heatmap
+from mtl_jax.tracking import Tracker
 from mtl_jax.training.checkpoint import Checkpoints, read_classes, read_config
 from mtl_jax.training.loop import build_experiment
 from mtl_jax.training.step import Experiment, TrainState, init_state, network_inputs
@@ -72,7 +75,7 @@ class Predictor:
     def __init__(self, experiment: Experiment, variables: dict[str, Any]):
         self._experiment = experiment
         self._variables = variables
-        self.tracker = tracking.make(experiment.config.tracker)
+        self.tracker = build_tracker(experiment.config.tracker)
         self._detect = jax.jit(self._detect_frame)
 
     def video(
@@ -88,8 +91,8 @@ class Predictor:
         features = config.model.embedding_dim if "identity" in config.tasks else 0
         state = self.tracker.init(features)
         previous = None
-        tracks_boxes = jnp.zeros((config.tracker.capacity, 4))
-        tracks_mask = jnp.zeros(config.tracker.capacity, bool)
+        tracks_boxes = jnp.zeros((self.tracker.capacity, 4))
+        tracks_mask = jnp.zeros(self.tracker.capacity, bool)
         for frame in frames:
             image = jnp.asarray(frame)
             start = time.perf_counter()
@@ -118,6 +121,17 @@ class Predictor:
         return decode(
             {task: output[0] for task, output in outputs.items()}, capacity=2 * config.data.max_objects
         )
+
+
+def build_tracker(config: TrackerConfig) -> Tracker:
+    """Returns the tracker that a configuration describes.
+
+    Raises:
+        UserError: If there is none of this name, or an option is unknown or of the wrong type.
+    """
+    if config.name not in tracking.TRACKERS:
+        raise UserError(f"tracker.name: found {config.name!r}; choose from {', '.join(tracking.TRACKERS)}")
+    return build(tracking.TRACKERS[config.name], config.options, config.name, "tracker.")
 
 
 def average_variables(state: TrainState) -> dict[str, Any]:

@@ -55,7 +55,9 @@ def config(weighting: str, data_dir: Path, seed: int = 0) -> Config:
             steps=1800, seed=seed, log_every=20, diagnose_every=200, checkpoint_every=1000
         ),
         # An object taken for one of two classes is one object, and stays the same when the other class prevails.
-        tracker=TrackerConfig(high_score=0.3, new_score=0.4, duplicate_iou=0.7, match_classes=False),
+        tracker=TrackerConfig(
+            options={"high_score": 0.3, "new_score": 0.4, "duplicate_iou": 0.7, "match_classes": False}
+        ),
     )
 
 

@@ -139,3 +139,21 @@ def test_weighting_and_its_hyperparameters_are_options(tmp_path, capsys, monkeyp
     assert (moco.learning_rate, moco.hyperparameters) == (0.1, {"gamma": 0.5, "weigh_heads": True})
     status, _, err = run(capsys, *train, "--weighting")
     assert (status, err) == (2, "mtl-jax: --weighting: no value; give one\n")
+
+
+def test_tracker_and_its_options_are_options(tmp_path, capsys, monkeypatch):
+    import mtl_jax.cli as cli
+
+    experiment = tmp_path / "experiment.py"
+    experiment.write_text(
+        "from mtl_jax.config import Config, TrackerConfig\n"
+        "config = Config(tracker=TrackerConfig(options={'high_score': 0.3}))\n"
+    )
+    seen = []
+    monkeypatch.setattr(cli, "_train_and_report", lambda config, *_, **__: seen.append(config.tracker))
+    train = ("train", experiment, "--workdir", tmp_path)
+    assert run(capsys, *train, "--tracker.max-lost", 9)[0] == 0
+    assert run(capsys, *train, "--tracker", "sort", "--tracker.overlap", "giou")[0] == 0
+    kept, sort = seen
+    assert (kept.name, kept.options) == ("joint", {"high_score": 0.3, "max_lost": 9})
+    assert (sort.name, sort.options) == ("sort", {"overlap": "giou"})

@@ -40,7 +40,7 @@ def overfitted(tmp_path_factory):
         model=ModelConfig(backbone="tiny"),
         optimizer=OptimizerConfig(learning_rate=4e-3, warmup_steps=20, ema_decay=0.95),
         training=TrainingConfig(steps=250, diagnose_every=0, checkpoint_every=250),
-        tracker=TrackerConfig(high_score=0.4, new_score=0.5),
+        tracker=TrackerConfig(options={"high_score": 0.4, "new_score": 0.5}),
     )
     experiment, state = train(config, folder / "run")
     return folder, evaluate_state(experiment, state, "test", folder / "evaluation")

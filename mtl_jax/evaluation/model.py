@@ -18,7 +18,14 @@ from mtl_jax.evaluation.matching import Labels, match
 from mtl_jax.evaluation.mot import evaluate_mot
 from mtl_jax.evaluation.motion import evaluate_motion
 from mtl_jax.evaluation.reid import evaluate_embeddings
-from mtl_jax.inference import FrameResult, Predictor, Timing, average_variables, to_mot_rows
+from mtl_jax.inference import (
+    FrameResult,
+    Predictor,
+    Timing,
+    average_variables,
+    build_tracker,
+    to_mot_rows,
+)
 from mtl_jax.progress import Progress
 from mtl_jax.structures import Batch
 from mtl_jax.training.step import Experiment, TrainState
@@ -95,9 +102,8 @@ def score(
     truth = Labels(
         *(np.concatenate(column) for column in zip(*(video.labels for video in videos), strict=True))
     )
-    pairs = match(
-        truth, detections._replace(mask=detections.mask & (detections.scores >= config.tracker.high_score))
-    )
+    sure = detections.scores >= build_tracker(config.tracker).high_score
+    pairs = match(truth, detections._replace(mask=detections.mask & sure))
     scores: dict[str, Any] = {
         "detection": evaluate_detections(truth, detections, class_names),
         "tracking": evaluate_mot(output / "gt", output / "results"),

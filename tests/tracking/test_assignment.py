@@ -5,12 +5,12 @@ import optax
 import pytest
 from scipy.optimize import linear_sum_assignment
 
-from mtl_jax.tracking.assignment import assign
+from mtl_jax.tracking.assignment import assign, greedy
 
 assign = jax.jit(assign)
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (5, 8), (8, 5), (12, 12)])
+@pytest.mark.parametrize("shape", [(1, 1), (5, 8), (8, 5), (12, 12), (40, 33)])
 @pytest.mark.parametrize("density", [0.0, 0.2, 0.6, 1.0])
 @pytest.mark.parametrize("ties", [False, True])
 def test_equals_scipy(shape, density, ties):
@@ -52,3 +52,15 @@ def test_vmap_equals_each():
     together = jax.jit(jax.vmap(assign))(similarity, allowed)
     for i in range(4):
         np.testing.assert_array_equal(together[i], assign(similarity[i], allowed[i]))
+
+
+def test_greedy_lets_columns_choose_in_turn():
+    random = np.random.default_rng(3)
+    for _ in range(20):
+        similarity, allowed = random.normal(size=(6, 8)).astype(np.float32), random.random((6, 8)) < 0.5
+        expected = np.full(6, -1)
+        for column in range(8):
+            free = [row for row in range(6) if allowed[row, column] and expected[row] < 0]
+            if free:
+                expected[max(free, key=lambda row: similarity[row, column])] = column
+        np.testing.assert_array_equal(jax.jit(greedy)(similarity, allowed), expected)

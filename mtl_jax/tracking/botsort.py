@@ -1,0 +1,59 @@
+"""BoT-SORT: ByteTrack with width and height in the filter, camera motion, and appearance where it is sure.
+
+Reference: Aharon et al., "BoT-SORT: Robust Associations Multi-Pedestrian Tracking", 2022 (arXiv:2206.14651).
+"""
+
+import dataclasses
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from mtl_jax.structures import Detections
+from mtl_jax.tracking import costs, kalman
+from mtl_jax.tracking.bytetrack import ByteTrack
+from mtl_jax.tracking.tracker import Match, TrackerState
+
+
+@dataclasses.dataclass(frozen=True)
+class BotSort(ByteTrack):
+    """BoT-SORT."""
+
+    appearance_distance: float = 0.25
+    """Largest half cosine distance, `(1 - cos) / 2`, at which appearance counts."""
+    appearance_iou: float = 0.5
+    """Least overlap at which appearance counts."""
+    embedding_momentum: float = 0.9
+    """Share of the old embedding in a track's moving average."""
+
+    @property
+    def space(self) -> kalman.Space:
+        """Centre, width and height."""
+        return kalman.center_size(self._noise)
+
+    def _predict(self, state: TrackerState) -> kalman.KalmanState:
+        # Who is lost keeps its size; who is tentative waits where it was seen.
+        lost = (state.missed > 0)[:, None] & jnp.array([False, False, True, True])
+        motion = state.motion._replace(velocity=jnp.where(lost, 0, state.motion.velocity))
+        return kalman.where(self._confirmed(state), kalman.predict(self.space, motion), state.motion)
+
+    def _strong(
+        self, state: TrackerState, detections: Detections, overlap: Float[Array, "tracks detections"]
+    ) -> Float[Array, "tracks detections"]:
+        # The better of the two cues; appearance where it is close, and the boxes are.
+        fused = super()._strong(state, detections, overlap)
+        if detections.embeddings is None:
+            return fused
+        distance = (1 - state.embeddings @ detections.embeddings.T) / 2
+        sure = (distance <= self.appearance_distance) & (overlap >= self.appearance_iou)
+        return jnp.maximum(fused, jnp.where(sure, 1 - distance, 0))
+
+    def _blend(self, state: TrackerState, detections: Detections, match: Match) -> Float[Array, "tracks _"]:
+        if detections.embeddings is None:
+            return state.embeddings
+        mixed = costs.unit(
+            self.embedding_momentum * state.embeddings
+            + (1 - self.embedding_momentum) * detections.embeddings[match]
+        )
+        # What is hardly seen does not change what a track looks like.
+        clear = detections.scores[match] >= self.high_score
+        return jnp.where(clear[:, None], mixed, state.embeddings)

@@ -1,0 +1,46 @@
+import dataclasses
+
+import pytest
+
+from mtl_jax.config import Config, TrackerConfig, WeightingConfig, from_json, to_json
+from mtl_jax.errors import UserError
+from mtl_jax.inference import build_tracker
+
+
+def test_what_is_saved_comes_back():
+    config = Config(
+        weighting=WeightingConfig(scheme="cagrad", hyperparameters={"c": 0.4, "rescale": 2, "every": True}),
+        tracker=TrackerConfig(name="ocsort", options={"low_turn": True, "overlap": "giou", "max_lost": 9}),
+    )
+    assert from_json(to_json(config)) == config
+    wrong = dataclasses.replace(config, tracker=TrackerConfig(options={"max_lost": None}))
+    with pytest.raises(UserError, match=r"run: tracker.options.max_lost: expected bool \| int .* found None"):
+        from_json(to_json(wrong), "run")
+
+
+@pytest.mark.parametrize(
+    ("tracker", "message"),
+    [
+        (TrackerConfig(name="sorted"), "tracker.name: found 'sorted'; choose from sort, bytetrack, .*joint"),
+        (
+            TrackerConfig(name="sort", options={"max_los": 3}),
+            "sort: unknown key tracker.max_los; did you mean tracker.max_lost?",
+        ),
+        (
+            TrackerConfig(name="sort", options={"max_lost": 0.5}),
+            "sort: tracker.max_lost: expected int, found 0.5",
+        ),
+        (
+            TrackerConfig(name="sort", options={"overlap": "area"}),
+            "sort: tracker.overlap: found 'area'; choose from 'iou', 'giou'",
+        ),
+    ],
+)
+def test_wrong_trackers_are_named(tracker, message):
+    with pytest.raises(UserError, match=message):
+        build_tracker(tracker)
+
+
+def test_tracker_of_a_configuration():
+    tracker = build_tracker(TrackerConfig(name="sort", options={"match_iou": 1, "capacity": 5}))
+    assert (type(tracker).__name__, tracker.match_iou, tracker.capacity) == ("Sort", 1.0, 5)
