@@ -31,8 +31,8 @@ commands:
   data inspect    draw a sheet of its frames with boxes, classes and identities
   train           train an experiment, or go on with one: train --resume RUN
   evaluate        score a run, or any MOTChallenge result files
-  track           find and follow objects in a video
-  benchmark       times and memory as JSON: benchmark weighting
+  track           find and follow objects in a video, or follow detections of any detector
+  benchmark       times and memory as JSON: benchmark weighting, benchmark tracking
 
 `mtl-jax COMMAND --help` tells a command's arguments.
 """
@@ -68,8 +68,9 @@ def _dispatch(arguments: list[str]) -> None:
         "data inspect": lambda rest: _run(data_inspect, rest, "mtl-jax data inspect"),
         "train": _train,
         "evaluate": lambda rest: _run(evaluate, rest, "mtl-jax evaluate"),
-        "track": lambda rest: _run(track, rest, "mtl-jax track"),
+        "track": _track,
         "benchmark weighting": lambda rest: _run(benchmark_weighting, rest, "mtl-jax benchmark weighting"),
+        "benchmark tracking": lambda rest: _run(benchmark_tracking, rest, "mtl-jax benchmark tracking"),
     }
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_USAGE, end="")
@@ -317,17 +318,69 @@ def evaluate(
             print(f"{output}: result files, and all scores in scores.json")
 
 
-def track(run: tyro.conf.Positional[Path], source: Path, output: Path) -> None:
-    """Finds and follows objects in a video; writes MOTChallenge results and an annotated MP4.
+def _track(arguments: list[str]) -> None:
+    """Reads `RUN --source VIDEO --output OUT` or `--detections ROOT --tracker NAME --output OUT`, and tracks."""
+    own = not any(argument.startswith("--tracker") for argument in arguments)
+    arguments, chosen = _named_options(arguments, Config(), "tracker", "name", "options")
 
-    Args:
-        run: Directory of a run.
-        source: A video file, or a folder of images.
-        output: Where the results go.
-    """
-    from mtl_jax.track import track_video
+    def track(
+        output: Path,
+        run: Annotated[Path | None, tyro.conf.Positional] = None,
+        source: Path | None = None,
+        detections: Path | None = None,
+        interpolate: int = 0,
+    ) -> None:
+        """Finds and follows objects in a video with a run, or follows detections of any detector.
 
-    print(json.dumps(track_video(run, source, output), indent=2))
+        `mtl-jax track RUN --source VIDEO --output OUT` writes MOTChallenge results and an annotated MP4;
+        `mtl-jax track --detections ROOT --tracker NAME --output OUT` results for every sequence below ROOT that has
+        `det/det.txt`, and prints scores where there is ground truth. `--tracker NAME` chooses another tracker, and
+        `--tracker.OPTION VALUE` sets what that one has: `--tracker ocsort --tracker.max-lost 60`.
+
+        Args:
+            output: Where the results go.
+            run: Directory of a run.
+            source: A video file, or a folder of images.
+            detections: Folder of sequences in MOTChallenge layout.
+            interpolate: Longest gap in a track, in frames, that is filled afterwards; 0: none is.
+        """
+        if (run is None) != (source is None) or (run is None) == (detections is None):
+            raise UserError("track: give the directory of a run and --source, or --detections")
+        from mtl_jax.track import track_detections, track_video
+
+        if run is not None and source is not None:
+            print(
+                json.dumps(
+                    track_video(run, source, output, None if own else chosen.tracker, interpolate), indent=2
+                )
+            )
+        elif detections is not None:
+            _print_tracked(track_detections(detections, chosen.tracker, output, interpolate), output)
+
+    tyro.cli(track, args=arguments, prog="mtl-jax track")
+
+
+def _print_tracked(summary: dict, output: Path) -> None:
+    from mtl_jax.reporting import tables
+
+    scores = summary.get("scores", {"sequences": {}})
+    rows = [
+        {"sequence": name, **row, **scores["sequences"].get(name, {})}
+        for name, row in summary["sequences"].items()
+    ]
+    frames = sum(row["frames"] for row in rows)
+    combined = {
+        "sequence": "combined",
+        "frames": frames,
+        "us_per_frame": sum(row["frames"] * row["us_per_frame"] for row in rows) / max(frames, 1),
+    }
+    rows.append(combined | scores.get("combined", {}))
+    names = ("HOTA", "DetA", "AssA", "MOTA", "IDF1", "IDSW") if len(scores["sequences"]) else ()
+    columns = [tables.Column("sequence", "sequence"), tables.Column("frames", "frames", "d")]
+    columns += [tables.Column("us_per_frame", "µs/frame", ".0f")]
+    columns += [tables.Column(name, name, "d" if name == "IDSW" else ".1f", best=None) for name in names]
+    tables.print_table(rows, columns)
+    print(f"{output}: result files; compiled in {summary['compile_s']['scan']:.1f} s, not counted")
 
 
 def benchmark_weighting(
@@ -352,6 +405,33 @@ def benchmark_weighting(
         print(json.dumps(weighting.run(tasks, parameters, schemes, repeats), indent=2))
     except ValueError as error:
         raise UserError(f"benchmark weighting: {error}") from error
+
+
+def benchmark_tracking(
+    objects: tuple[int, ...] = (7, 100, 300),
+    streams: tuple[int, ...] = (1, 16, 64, 256),
+    trackers: tuple[str, ...] = (),
+    repeats: int = 5,
+) -> None:
+    """Times trackers, on one core where there is no accelerator, and prints JSON.
+
+    Where the library `trackers` is installed, its trackers of the same names take turns with ours.
+
+    Args:
+        objects: Numbers of objects in a stream.
+        streams: Numbers of streams that are followed at once.
+        trackers: Names; all, if not given.
+        repeats: Runs of which medians are taken.
+    """
+    if hasattr(os, "sched_setaffinity"):
+        # Before JAX starts its threads. An accelerator does not mind.
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    from mtl_jax.benchmark import tracking
+
+    try:
+        print(json.dumps(tracking.run(objects, streams, trackers, repeats), indent=2))
+    except ValueError as error:
+        raise UserError(f"benchmark tracking: {error}") from error
 
 
 def load_experiment(path: Path) -> Config:

@@ -1,21 +1,35 @@
-"""Finding and following objects in a video of one's own: result file, annotated video, speed."""
+"""Following objects in a video of one's own, or in detections of any detector: result files, annotated video, speed."""
 
+import dataclasses
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mtl_jax.data.mot_format import write_results
+from mtl_jax import tracking
+from mtl_jax.config import TrackerConfig
+from mtl_jax.data.mot_format import (
+    MotRows,
+    read_detections,
+    read_ground_truth,
+    read_seqinfo,
+    write_results,
+)
 from mtl_jax.data.transforms import letterbox, warp
 from mtl_jax.data.video import open_frames
-from mtl_jax.inference import Predictor, Timing, average_variables, load_run, to_mot_rows
+from mtl_jax.errors import UserError
+from mtl_jax.evaluation.mot import evaluate_tracks
+from mtl_jax.inference import Predictor, Timing, average_variables, build_tracker, load_run, to_mot_rows
 from mtl_jax.progress import track as progress
 from mtl_jax.reporting.overlay import FrameTracks, annotate_video
 from mtl_jax.training.checkpoint import read_classes
 
 
-def track_video(run: Path, source: Path, output: Path) -> dict[str, Any]:
+def track_video(
+    run: Path, source: Path, output: Path, tracker: TrackerConfig | None = None, interpolate: int = 0
+) -> dict[str, Any]:
     """Follows the objects in a video with a trained run.
 
     Writes `NAME.txt` (MOTChallenge results), `NAME.mp4` (every object with class, identity and trail) and `NAME.json`
@@ -25,6 +39,8 @@ def track_video(run: Path, source: Path, output: Path) -> dict[str, Any]:
         run: Directory of the run.
         source: A video file, or a folder of images.
         output: Where the files go.
+        tracker: The tracker; the run's own, if not given.
+        interpolate: Longest gap in a track, in frames, that is filled in the result file; 0: none is.
 
     Returns:
         Frames, tracks, and frames per second of the `detector`, the `tracker` and `both`.
@@ -33,8 +49,10 @@ def track_video(run: Path, source: Path, output: Path) -> dict[str, Any]:
         UserError: If the run or the video cannot be read.
     """
     experiment, state = load_run(run)
+    if tracker is not None:
+        experiment = experiment._replace(config=dataclasses.replace(experiment.config, tracker=tracker))
     predictor, timing = Predictor(experiment, average_variables(state)), Timing()
-    video = open_frames(source, warn=lambda line: print(f"warning: {line}"))
+    video = open_frames(source, warn=_warn)
     size = experiment.config.data.image_size
     affine = letterbox((video.height, video.width), size)
     results = [
@@ -48,7 +66,10 @@ def track_video(run: Path, source: Path, output: Path) -> dict[str, Any]:
     tracks = [t._replace(boxes=affine.inverse().boxes(np.asarray(t.boxes))) for t in results]
 
     output.mkdir(parents=True, exist_ok=True)
-    write_results(output / f"{video.name}.txt", to_mot_rows(tracks))
+    rows = to_mot_rows(tracks)
+    write_results(
+        output / f"{video.name}.txt", tracking.interpolate(rows, interpolate) if interpolate else rows
+    )
     annotate_video(
         video.frames(),
         [
@@ -63,3 +84,79 @@ def track_video(run: Path, source: Path, output: Path) -> dict[str, Any]:
     summary = {"frames": len(tracks), "tracks": len(identities), **timing.frames_per_second()}
     (output / f"{video.name}.json").write_text(json.dumps(summary, indent=2) + "\n")
     return summary
+
+
+def track_detections(
+    root: Path, tracker: TrackerConfig, output: Path, interpolate: int = 0
+) -> dict[str, dict[str, Any]]:
+    """Follows the objects in the detections of any detector, in MOTChallenge layout.
+
+    Writes `NAME.txt`, MOTChallenge results, into `output`, for every sequence `NAME` below `root` that has
+    `det/det.txt`.
+
+    Args:
+        root: Folder of sequences, or one sequence.
+        tracker: The tracker. Without a capacity among its options, it has room for what the fullest frame holds.
+        output: Where the result files go.
+        interpolate: Longest gap in a track, in frames, that is filled on a straight line; 0: none is.
+
+    Returns:
+        `sequences`: of each its frames and the microseconds that the tracker took a frame, without compilation;
+        `scores`: as `evaluate_mot`, of those sequences that have ground truth; and `compile_s`.
+
+    Raises:
+        UserError: There are no detections, a file is wrong, or the tracker is.
+    """
+    folders = sorted({path.parent.parent for path in root.rglob("det/det.txt")})
+    if not folders:
+        raise UserError(
+            f"{root}: no sequence with det/det.txt; give a folder of sequences in MOTChallenge layout"
+        )
+    names = [folder.resolve().name for folder in folders]
+    if len(set(names)) < len(names):
+        again = next(name for name in names if names.count(name) > 1)
+        raise UserError(
+            f"{root}: two sequences are called {again}; give a folder below that holds one of them"
+        )
+    build_tracker(tracker)
+
+    rows: dict[str, MotRows] = {}
+    truth: dict[str, MotRows] = {}
+    lengths: dict[str, int] = {}
+    for name, folder in zip(names, folders, strict=True):
+        info = read_seqinfo(folder) if (folder / "seqinfo.ini").exists() else None
+        rows[name] = read_detections(folder / "det" / "det.txt", info, _warn)
+        lengths[name] = info.length if info else int(rows[name].frames.max(initial=0))
+        if (folder / "gt" / "gt.txt").exists():
+            truth[name] = read_ground_truth(folder / "gt" / "gt.txt")
+
+    most = max(map(tracking.most_in_a_frame, rows.values()))
+    count, capacity = tracking.table_sizes(most)
+    made = build_tracker(TrackerConfig(tracker.name, {"capacity": capacity} | tracker.options))
+    begin = time.perf_counter()
+    tracking.follow(
+        made, tracking.pad(MotRows(*(column[:0] for column in rows[names[0]])), 1, count).detections
+    )
+    compiled = time.perf_counter() - begin
+
+    results, sequences = {}, {}
+    for name in progress(names, f"tracking with {tracker.name}", len(names)):
+        detections, dropped = tracking.pad(rows[name], lengths[name], count)
+        if dropped:
+            _warn(f"{name}: {dropped} detections passed over; of a frame the best {count} are looked at")
+        begin = time.perf_counter()
+        tracks = tracking.follow(made, detections)
+        seconds = time.perf_counter() - begin
+        if interpolate:
+            tracks = tracking.interpolate(tracks, interpolate)
+        write_results(output / f"{name}.txt", tracks)
+        results[name] = tracks
+        sequences[name] = {"frames": lengths[name], "us_per_frame": 1e6 * seconds / max(lengths[name], 1)}
+    summary: dict[str, dict[str, Any]] = {"sequences": sequences, "compile_s": {"scan": compiled}}
+    if truth:
+        summary["scores"] = evaluate_tracks(truth, results, lengths)
+    return summary
+
+
+def _warn(line: str) -> None:
+    print(f"warning: {line}")

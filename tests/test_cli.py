@@ -157,3 +157,42 @@ def test_tracker_and_its_options_are_options(tmp_path, capsys, monkeypatch):
     kept, sort = seen
     assert (kept.name, kept.options) == ("joint", {"high_score": 0.3, "max_lost": 9})
     assert (sort.name, sort.options) == ("sort", {"overlap": "giou"})
+
+
+def test_track_detections_of_any_detector(tmp_path, capsys):
+    lines = [f"{t},-1,{10 + 2 * t},20,20,40,0.9\n" for t in range(1, 16) if t not in (7, 8)]
+    for name, gt in (("A", True), ("B", False)):
+        (tmp_path / name / "det").mkdir(parents=True)
+        (tmp_path / name / "det" / "det.txt").write_text("".join(lines))
+        if gt:
+            (tmp_path / name / "gt").mkdir()
+            truth = "".join(f"{t},1,{10 + 2 * t},20,20,40,1,-1,-1,-1\n" for t in range(1, 16))
+            (tmp_path / name / "gt" / "gt.txt").write_text(truth)
+    output = tmp_path / "out"
+    track = ("track", "--detections", tmp_path, "--output", output)
+    status, out, _ = run(capsys, *track, "--tracker", "bytetrack", "--tracker.max-lost", 5)
+    assert status == 0
+    assert "HOTA" in out and "µs/frame" in out and "combined" in out
+    rows = [line.split(",") for line in (output / "A.txt").read_text().splitlines()]
+    assert [int(row[0]) for row in rows] == [t for t in range(1, 16) if t not in (7, 8)]
+    assert {row[1] for row in rows} == {"1"}
+    assert (output / "B.txt").read_text() == (output / "A.txt").read_text()
+    assert run(capsys, *track, "--interpolate", 3)[0] == 0
+    assert len((output / "A.txt").read_text().splitlines()) == 15
+
+
+def test_track_names_what_is_wrong(tmp_path, capsys):
+    track = ("track", "--detections", tmp_path, "--output", tmp_path / "out")
+    assert "no sequence with det/det.txt" in run(capsys, *track)[2]
+    for name in ("x/A", "y/A"):
+        (tmp_path / name / "det").mkdir(parents=True)
+        (tmp_path / name / "det" / "det.txt").write_text("1,-1,1,1,5,5,0.9\n")
+    assert "two sequences are called A" in run(capsys, *track)[2]
+    sequence = ("track", "--detections", tmp_path / "x", "--output", tmp_path / "out")
+    assert (
+        "tracker.name: found 'kalman'; choose from sort" in run(capsys, *sequence, "--tracker", "kalman")[2]
+    )
+    assert "give the directory of a run and --source" in run(capsys, "track", "--output", tmp_path)[2]
+    (tmp_path / "x" / "A" / "det" / "det.txt").write_text("1,-1,1,1,5,5,0.9\n2,-1,1,1,5\n")
+    status, _, err = run(capsys, *sequence)
+    assert status == 2 and "det.txt:2: 5 columns" in err

@@ -1,5 +1,3 @@
-import dataclasses
-
 import pytest
 
 from mtl_jax.config import Config, TrackerConfig, WeightingConfig, from_json, to_json
@@ -13,9 +11,9 @@ def test_what_is_saved_comes_back():
         tracker=TrackerConfig(name="ocsort", options={"low_turn": True, "overlap": "giou", "max_lost": 9}),
     )
     assert from_json(to_json(config)) == config
-    wrong = dataclasses.replace(config, tracker=TrackerConfig(options={"max_lost": None}))
+    wrong = to_json(config).replace('"max_lost": 9', '"max_lost": null')
     with pytest.raises(UserError, match=r"run: tracker.options.max_lost: expected bool \| int .* found None"):
-        from_json(to_json(wrong), "run")
+        from_json(wrong, "run")
 
 
 @pytest.mark.parametrize(

@@ -168,19 +168,37 @@ def read_ground_truth(
     return select_rows(rows, ~outside)
 
 
-def read_detections(path: str | os.PathLike, info: SequenceInfo | None = None) -> MotRows:
+def read_detections(
+    path: str | os.PathLike, info: SequenceInfo | None = None, warn: Callable[[str], None] = warnings.warn
+) -> MotRows:
     """Reads `det.txt`: boxes with a score; identities and classes are -1.
 
     Args:
         path: The file.
         info: The sequence, to check frame numbers against.
+        warn: Told, once each with a count, of identities, which are passed over, of scores that are not between 0 and
+            1, which are brought there, and of lines that are not in order of frames, which are put there.
 
     Raises:
         UserError: The file is missing or wrong.
     """
     rows, lines = _read_rows(path, with_classes=False)
     _raise_first(path, _check(rows, lines, info))
-    return rows._replace(track_ids=np.full_like(rows.track_ids, -1))
+    scores = rows.confidences
+    for found, what in (
+        (rows.track_ids != -1, "identities (column 2) passed over; a detection has -1"),
+        ((scores < 0) | (scores > 1), "scores (column 7) outside 0 to 1 brought there"),
+        (
+            np.diff(rows.frames, prepend=0) < 0,
+            "frames (column 1) smaller than in the line before put in order",
+        ),
+    ):
+        if found.any():
+            warn(f"{path}: {found.sum()} {what} (first in line {lines[np.flatnonzero(found)[0]]})")
+    rows = select_rows(rows, np.argsort(rows.frames, kind="stable"))
+    return rows._replace(
+        track_ids=np.full_like(rows.track_ids, -1), confidences=np.clip(rows.confidences, 0, 1)
+    )
 
 
 def read_results(path: str | os.PathLike, info: SequenceInfo | None = None) -> MotRows:

@@ -6,6 +6,7 @@ from typing import Any
 from mtl_jax.tracking.botsort import BotSort
 from mtl_jax.tracking.bytetrack import ByteTrack
 from mtl_jax.tracking.centertrack import CenterTrack
+from mtl_jax.tracking.detections import follow, most_in_a_frame, pad, table_sizes
 from mtl_jax.tracking.interpolation import interpolate
 from mtl_jax.tracking.jde import Jde
 from mtl_jax.tracking.joint import Joint
@@ -23,7 +24,18 @@ TRACKERS: dict[str, type[Tracker]] = {
     "joint": Joint,
 }
 
-__all__ = ["TRACKERS", "Tracker", "TrackerState", "interpolate", "make", "names"]
+__all__ = [
+    "TRACKERS",
+    "Tracker",
+    "TrackerState",
+    "follow",
+    "interpolate",
+    "make",
+    "most_in_a_frame",
+    "names",
+    "pad",
+    "table_sizes",
+]
 
 
 def names() -> tuple[str, ...]:

@@ -35,8 +35,12 @@ def assign(
     """
     rows, columns = similarity.shape
     worth = jnp.where(allowed & (similarity > 0), similarity, -jnp.inf)
-    best = jnp.argmax(worth, axis=1)
-    row_price = jnp.maximum(jnp.max(worth, axis=1, initial=-jnp.inf), 0)
+    highest = jnp.max(worth, axis=1, initial=-jnp.inf)
+    # Two plain reductions: argmax is one that CPUs do not vectorise.
+    best = jnp.min(
+        jnp.where(worth == highest[:, None], jnp.arange(columns), columns), axis=1, initial=columns
+    )
+    row_price = jnp.maximum(highest, 0)
     asks = row_price > 0
     asked = jnp.where(asks, best, columns)
     row_of = jnp.full(columns, -1).at[asked].max(jnp.arange(rows), mode="drop")

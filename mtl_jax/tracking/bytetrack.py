@@ -6,10 +6,6 @@
 
 Reference: Zhang et al., "ByteTrack: Multi-Object Tracking by Associating Every Detection Box", ECCV 2022
 (arXiv:2110.06864).
-
-The filter's noise is not the paper's (1/20, 1/20, 1/160). Detections are noisier than that, and people turn and stop:
-of 30 settings of BoT-SORT, the one that was best on five of six MOT15 sequences with public detections was better than
-the paper's on the sixth four times, in HOTA and in IDF1, and a little worse twice.
 """
 
 import dataclasses
@@ -40,11 +36,11 @@ class ByteTrack(Tracker):
     """Of a track that is seen and one that is lost and overlap by more than this, the younger is removed."""
     overlap: costs.Overlap = "iou"
     """How overlap is measured; thresholds are on the measure that is chosen."""
-    measurement_noise: float = 1 / 10
+    measurement_noise: float = 1 / 20
     """Standard deviation of a detection's place and size, relative to the size."""
-    position_noise: float = 1 / 40
+    position_noise: float = 1 / 20
     """Standard deviation of what place and size wander in a frame beside their velocity, relative to the size."""
-    velocity_noise: float = 1 / 64
+    velocity_noise: float = 1 / 160
     """Standard deviation of what the velocity changes in a frame, relative to the size."""
 
     @property

@@ -1,7 +1,8 @@
 """SORT: Kalman filter, overlap, assignment, and nothing else.
 
 Pairs with too little overlap are taken out before the assignment, where the authors' code drops them after it, so that
-they cannot stand in the way of better ones.
+they cannot stand in the way of better ones. The paper forgets a track after one frame (`max_lost=1`) and leaves the
+choice of detections to the detector (`high_score=0, new_score=0`).
 
 Reference: Bewley et al., "Simple Online and Realtime Tracking", ICIP 2016 (arXiv:1602.00763).
 """
@@ -23,9 +24,8 @@ class Sort(Tracker):
     A track is reported where it was seen in `min_hits` frames in a row after its first, or in the first ones.
     """
 
-    high_score: float = 0.0
-    new_score: float = 0.0
-    max_lost: int = 1
+    high_score: float = 0.6
+    new_score: float = 0.6
     min_hits: int = 3
     match_iou: float = 0.3
     """Least overlap of a pair."""

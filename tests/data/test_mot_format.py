@@ -153,6 +153,20 @@ def test_detections_have_no_identity(tmp_path):
     assert rows.confidences.tolist() == [0.9, 0.8]
 
 
+def test_detections_are_mended_and_counted(tmp_path):
+    text = "2,-1,1,1,5,5,0.9\n1,-1,2,1,5,5,1.8\n1,7,3,1,5,5,-0.2\n"
+    said = []
+    rows = mot_format.read_detections(write(tmp_path, text, "det.txt"), warn=said.append)
+    assert rows.frames.tolist() == [1, 1, 2]
+    assert rows.track_ids.tolist() == [-1, -1, -1]
+    assert rows.confidences.tolist() == [1, 0, 0.9]
+    assert [line.split("det.txt: ")[1] for line in said] == [
+        "1 identities (column 2) passed over; a detection has -1 (first in line 3)",
+        "2 scores (column 7) outside 0 to 1 brought there (first in line 2)",
+        "1 frames (column 1) smaller than in the line before put in order (first in line 2)",
+    ]
+
+
 SEQINFO = "[Sequence]\nname=A\nimDir=img1\nframeRate=30\nseqLength=10\nimWidth=100\nimHeight=50\nimExt=.jpg\n"
 
 
