@@ -326,7 +326,7 @@ def _track(arguments: list[str]) -> None:
     def track(
         output: Path,
         run: Annotated[Path | None, tyro.conf.Positional] = None,
-        source: Path | None = None,
+        source: str | None = None,
         detections: Path | None = None,
         interpolate: int = 0,
     ) -> None:
@@ -340,7 +340,7 @@ def _track(arguments: list[str]) -> None:
         Args:
             output: Where the results go.
             run: Directory of a run.
-            source: A video file, or a folder of images.
+            source: A video file, a folder of images, the number of a camera (`0`), or an address (`rtsp://`, `http://`).
             detections: Folder of sequences in MOTChallenge layout.
             interpolate: Longest gap in a track, in frames, that is filled afterwards; 0: none is.
         """

@@ -21,7 +21,8 @@ from mtl_jax.errors import UserError
 from mtl_jax.structures import Detections, Tracks
 from mtl_jax.tasks import STRIDE, decode
 from mtl_jax.tasks.targets import render_heatmap
-from mtl_jax.tracking import Tracker
+from mtl_jax.tracking import Tracker, estimate_motion
+from mtl_jax.tracking.camera import STILL
 from mtl_jax.training.checkpoint import Checkpoints, read_classes, read_config
 from mtl_jax.training.loop import build_experiment
 from mtl_jax.training.step import Experiment, TrainState, init_state, network_inputs
@@ -90,7 +91,7 @@ class Predictor:
         config = self._experiment.config
         features = config.model.embedding_dim if "identity" in config.tasks else 0
         state = self.tracker.init(features)
-        previous = None
+        previous = before = boxes = None
         tracks_boxes = jnp.zeros((self.tracker.capacity, 4))
         tracks_mask = jnp.zeros(self.tracker.capacity, bool)
         for frame in frames:
@@ -102,12 +103,17 @@ class Predictor:
             if timing is not None:
                 jax.block_until_ready(detections)
             middle = time.perf_counter()
-            state, tracks = self.tracker.step(state, detections)
+            camera = None
+            if self.tracker.camera_motion:
+                camera = jnp.asarray(STILL if before is None else estimate_motion(before, frame, boxes))
+            state, tracks = self.tracker.step(state, detections, camera)
             if timing is not None:
                 jax.block_until_ready(tracks)
                 timing.add(middle - start, time.perf_counter() - middle)
             previous, tracks_boxes, tracks_mask = image, tracks.boxes, tracks.mask
-            yield FrameResult(*jax.device_get((detections, tracks)))
+            result = FrameResult(*jax.device_get((detections, tracks)))
+            before, boxes = frame, result.tracks.boxes[result.tracks.mask]
+            yield result
 
     def _detect_frame(
         self, variables: dict[str, Any], image: Array, previous: Array, boxes: Array, mask: Array

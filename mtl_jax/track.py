@@ -1,8 +1,12 @@
 """Following objects in a video of one's own, or in detections of any detector: result files, annotated video, speed."""
 
 import dataclasses
+import itertools
 import json
+import threading
 import time
+from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +28,13 @@ from mtl_jax.evaluation.mot import evaluate_tracks
 from mtl_jax.inference import Predictor, Timing, average_variables, build_tracker, load_run, to_mot_rows
 from mtl_jax.progress import track as progress
 from mtl_jax.reporting.overlay import FrameTracks, annotate_video
+from mtl_jax.signals import stop_signals
+from mtl_jax.structures import Tracks
 from mtl_jax.training.checkpoint import read_classes
 
 
 def track_video(
-    run: Path, source: Path, output: Path, tracker: TrackerConfig | None = None, interpolate: int = 0
+    run: Path, source: Path | str, output: Path, tracker: TrackerConfig | None = None, interpolate: int = 0
 ) -> dict[str, Any]:
     """Follows the objects in a video with a trained run.
 
@@ -37,7 +43,8 @@ def track_video(
 
     Args:
         run: Directory of the run.
-        source: A video file, or a folder of images.
+        source: A video file, a folder of images, the number of a camera, or an address; see `open_frames`. A camera
+            or stream is followed until it ends or the process is interrupted.
         output: Where the files go.
         tracker: The tracker; the run's own, if not given.
         interpolate: Longest gap in a track, in frames, that is filled in the result file; 0: none is.
@@ -55,30 +62,39 @@ def track_video(
     video = open_frames(source, warn=_warn)
     size = experiment.config.data.image_size
     affine = letterbox((video.height, video.width), size)
-    results = [
-        result.tracks
-        for result in progress(
-            predictor.video((warp(frame, affine, size) for frame in video.frames()), timing),
-            f"tracking {video.name}",
-            video.length,
-        )
-    ]
-    tracks = [t._replace(boxes=affine.inverse().boxes(np.asarray(t.boxes))) for t in results]
+    found: list[Tracks] = []
+    waiting: deque[np.ndarray] = deque()  # frames that are read and not yet followed
+
+    def frames(stop: threading.Event) -> Iterator[np.ndarray]:
+        for frame in video.frames():
+            if stop.is_set():
+                return
+            waiting.append(frame)
+            yield warp(frame, affine, size)
+
+    def followed(stop: threading.Event) -> Iterator[tuple[np.ndarray, FrameTracks]]:
+        results = predictor.video(frames(stop), timing)
+        for result in progress(results, f"tracking {video.name}", video.length):
+            t = result.tracks._replace(boxes=affine.inverse().boxes(np.asarray(result.tracks.boxes)))
+            found.append(t)
+            rows = FrameTracks(t.boxes[t.mask], t.track_ids[t.mask], t.classes[t.mask], t.scores[t.mask])
+            yield waiting.popleft(), rows
 
     output.mkdir(parents=True, exist_ok=True)
+    # Every frame is read once: a camera does not show it again. Who stops a camera gets what was followed so far.
+    with stop_signals() as stop:
+        pairs, again = itertools.tee(followed(stop))
+        annotate_video(
+            (frame for frame, _ in pairs),
+            (tracks for _, tracks in again),
+            read_classes(run),
+            output / f"{video.name}.mp4",
+            video.frame_rate,
+        )
+    tracks = found
     rows = to_mot_rows(tracks)
     write_results(
         output / f"{video.name}.txt", tracking.interpolate(rows, interpolate) if interpolate else rows
-    )
-    annotate_video(
-        video.frames(),
-        [
-            FrameTracks(t.boxes[t.mask], t.track_ids[t.mask], t.classes[t.mask], t.scores[t.mask])
-            for t in tracks
-        ],
-        read_classes(run),
-        output / f"{video.name}.mp4",
-        video.frame_rate,
     )
     identities = {int(i) for t in tracks for i in t.track_ids[t.mask]}
     summary = {"frames": len(tracks), "tracks": len(identities), **timing.frames_per_second()}

@@ -1,6 +1,8 @@
 """The whole way: data, training, online tracking, official scores."""
 
+import itertools
 import json
+import signal
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from mtl_jax.config import (
     TrainingConfig,
 )
 from mtl_jax.data.mot_format import read_results
-from mtl_jax.data.video import open_frames
+from mtl_jax.data.video import FrameSource, decode_image, open_frames
 from mtl_jax.evaluation.mot import evaluate_mot
 
 
@@ -78,3 +80,34 @@ def test_track_a_video_of_ones_own(overfitted):
     assert summary["frames"] == 12
     assert summary["tracks"] == len(set(rows.track_ids))
     assert open_frames(folder / "tracks" / "own.mp4").length == 12
+    # Another tracker, camera motion and filled gaps do not disturb what is perfect already.
+    botsort = TrackerConfig("botsort", {"high_score": 0.4, "new_score": 0.5, "capacity": 16})
+    other = track_video(folder / "run", source, folder / "botsort", botsort, interpolate=5)
+    assert other["tracks"] == summary["tracks"]
+    found = read_results(folder / "botsort" / "own.txt")
+    np.testing.assert_array_equal(found.frames, rows.frames)
+    np.testing.assert_allclose(found.boxes, rows.boxes, atol=3)
+
+
+def test_who_stops_a_camera_gets_what_was_followed(overfitted, monkeypatch):
+    """The first Ctrl-C ends the frames, not the process; files hold what was followed up to there."""
+    from mtl_jax import track
+    from mtl_jax.data.datasets import open_dataset
+
+    folder, _ = overfitted
+    dataset = open_dataset("moving_objects/tiny", folder / "data")
+    image = decode_image(dataset[0].image)
+
+    def endless():
+        for t in itertools.count():
+            if t == 7:
+                signal.raise_signal(signal.SIGINT)
+            yield image
+
+    height, width, _ = image.shape
+    camera = FrameSource("camera0", 10.0, None, width, height, endless)
+    monkeypatch.setattr(track, "open_frames", lambda *_, **__: camera)
+    summary = track.track_video(folder / "run", "0", folder / "camera")
+    assert summary["frames"] == 7
+    assert open_frames(folder / "camera" / "camera0.mp4").length == 7
+    assert set(read_results(folder / "camera" / "camera0.txt").frames) <= set(range(1, 8))

@@ -43,12 +43,12 @@ class FrameSource(NamedTuple):
 
 
 def open_frames(source: str | Path, warn: Callable[[str], object] | None = None) -> FrameSource:
-    """Opens a video file, a folder of images, or a MOTChallenge sequence.
+    """Opens a video file, a folder of images, a MOTChallenge sequence, a camera, or a stream.
 
     Args:
-        source: A video file; a folder of images, which are taken in natural order (`2.jpg` before `10.jpg`);
-            or a folder with `img1/` or with one video file. The frame rate of images is that of a
-            `seqinfo.ini` in the folder or the one above it, else 25.
+        source: A video file; a folder of images, which are taken in natural order (`2.jpg` before `10.jpg`); a folder
+            with `img1/` or with one video file; the number of a camera, `0`; or an address, `rtsp://` or `http://`. The
+            frame rate of images is that of a `seqinfo.ini` in the folder or the one above it, else 25.
         warn: A video that ends early or turns unreadable is an error, unless this is given: then it is called
             with one line of text, and the frames end there.
 
@@ -59,8 +59,15 @@ def open_frames(source: str | Path, warn: Callable[[str], object] | None = None)
         UserError: Nothing is there, or it has no frames. Reading raises it where an image or video is
             damaged, or where images differ in size.
     """
+    if is_live(source):
+        return _open_video(str(source), warn)
     path = find_frames(Path(source))
     return _open_images(path) if path.is_dir() else _open_video(path, warn)
+
+
+def is_live(source: str | Path) -> bool:
+    """Whether a source is a camera or an address, which may have no end."""
+    return str(source).isdigit() or "://" in str(source)
 
 
 def find_frames(path: Path) -> Path:
@@ -157,9 +164,13 @@ def _open_images(folder: Path) -> FrameSource:
     )
 
 
-def _open_video(path: Path, warn: Callable[[str], object] | None) -> FrameSource:
+def _open_video(path: Path | str, warn: Callable[[str], object] | None) -> FrameSource:
+    # Cameras are numbered as Linux names them.
+    camera = str(path).isdigit()
+    file, kind = (f"/dev/video{path}", "v4l2") if camera else (str(path), None)
+    name = f"camera{path}" if camera else Path(str(path).split("?")[0]).stem or "stream"
     try:
-        with av.open(str(path)) as container:
+        with av.open(file, format=kind) as container:
             if not container.streams.video:
                 raise UserError(f"{path}: has no video stream")
             stream = container.streams.video[0]
@@ -171,7 +182,8 @@ def _open_video(path: Path, warn: Callable[[str], object] | None) -> FrameSource
                 slack = 1 + length // 50
             first = next(container.decode(stream), None)
     except (av.FFmpegError, OSError) as error:
-        raise UserError(f"{path}: is not a readable video ({error.strerror})") from None
+        expected = "camera that answers" if camera else "readable video"
+        raise UserError(f"{file}: is not a {expected} ({error.strerror})") from None
     if first is None:
         raise UserError(f"{path}: holds no frames that decode")
 
@@ -186,7 +198,7 @@ def _open_video(path: Path, warn: Callable[[str], object] | None) -> FrameSource
     def frames() -> Iterator[Frame]:
         count = 0
         try:
-            with av.open(str(path)) as container:
+            with av.open(file, format=kind) as container:
                 for frame in container.decode(video=0):
                     yield frame.to_ndarray(format="rgb24")
                     count += 1
@@ -196,4 +208,4 @@ def _open_video(path: Path, warn: Callable[[str], object] | None) -> FrameSource
             if length is not None and count < length - slack:
                 problem(count, "ends")
 
-    return FrameSource(path.stem, rate, length, first.width, first.height, frames)
+    return FrameSource(name, rate, length, first.width, first.height, frames)

@@ -5,6 +5,7 @@ from typing import Any
 
 from mtl_jax.tracking.botsort import BotSort
 from mtl_jax.tracking.bytetrack import ByteTrack
+from mtl_jax.tracking.camera import estimate_motion
 from mtl_jax.tracking.centertrack import CenterTrack
 from mtl_jax.tracking.detections import follow, most_in_a_frame, pad, table_sizes
 from mtl_jax.tracking.interpolation import interpolate
@@ -28,6 +29,7 @@ __all__ = [
     "TRACKERS",
     "Tracker",
     "TrackerState",
+    "estimate_motion",
     "follow",
     "interpolate",
     "make",

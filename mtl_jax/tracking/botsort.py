@@ -22,6 +22,7 @@ from mtl_jax.tracking.tracker import Match, TrackerState
 class BotSort(ByteTrack):
     """BoT-SORT."""
 
+    camera_motion: bool = True
     measurement_noise: float = 1 / 10
     position_noise: float = 1 / 40
     velocity_noise: float = 1 / 64

@@ -33,6 +33,7 @@ class Joint(BotSort):
     new_score: float = 0.6
     tentative_match_iou: float = 0.2
     fuse_score: bool = False
+    camera_motion: bool = False
     match_appearance: float = 0.7
     """Least cosine of the embeddings by which a lost track is found again where boxes do not overlap."""
     appearance_weight: float = 0.3

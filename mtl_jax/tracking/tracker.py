@@ -89,6 +89,8 @@ class Tracker(abc.ABC):
     """Associate only within a class."""
     duplicate_iou: float = 1.0
     """A detection that overlaps a better one by more than this, of whatever class, is passed over; 1: none is."""
+    camera_motion: bool = False
+    """Whether the camera's motion is estimated from the frames of a video; not where there are detections alone."""
     report: Literal["filtered", "detected"] = "filtered"
     """Box of a track that is seen: `filtered`, what the filter believes, which is steadier, or `detected`."""
 

@@ -1,10 +1,8 @@
 """The training loop: build the parts of a run, go on where it was, and take steps until the end."""
 
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from mtl_jax.data.datasets import open_dataset
 from mtl_jax.errors import UserError
 from mtl_jax.models.network import build_network, is_shared, shared_mask
 from mtl_jax.progress import Progress
+from mtl_jax.signals import stop_signals
 from mtl_jax.tasks import TASKS
 from mtl_jax.training import mesh as mesh_lib
 from mtl_jax.training.checkpoint import Checkpoints, write_description
@@ -103,7 +102,7 @@ def train(
     first_step = int(state.step)
     writer = MetricWriter(workdir, from_step=first_step)
     try:
-        with _stop_signals() as stop:
+        with stop_signals() as stop:
             state = _run(experiment, state, batches, mesh, writer, checkpoints, evaluate, stop)
     finally:
         writer.close()
@@ -236,23 +235,3 @@ def _numbers(metrics: dict[str, jax.Array]) -> dict[str, float]:
 
 def _abstract(x: jax.Array) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
-
-
-@contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
-    """Sets the event at the first SIGINT or SIGTERM; at a second one the default happens."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def on_signal(number: int, frame: Any) -> None:
-        stop.set()
-        signal.signal(number, before[signal.Signals(number)])
-
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

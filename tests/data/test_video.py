@@ -1,3 +1,6 @@
+import functools
+import http.server
+import threading
 from pathlib import Path
 
 import av
@@ -137,3 +140,22 @@ def test_real_video(shared_data):
     source = video.open_frames(shared_data / "mot" / "TUD-Campus")
     assert (source.length, source.width, source.height) == (71, 640, 480)
     assert sum(1 for _ in source.frames()) == 71
+
+
+def test_address_of_a_stream(tmp_path):
+    write_video(tmp_path / "a.avi")
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/a.avi?token=1"
+        source = video.open_frames(address)
+        assert (source.name, source.width, source.height) == ("a", 64, 48)
+        assert numbers(source) == list(range(LENGTH))
+        with pytest.raises(UserError, match=r"b\.avi.* is not a readable video"):
+            video.open_frames(address.replace("a.avi", "b.avi"))
+        server.shutdown()
+
+
+def test_camera_that_is_not_there():
+    with pytest.raises(UserError, match="/dev/video97: is not a camera that answers"):
+        video.open_frames("97")
