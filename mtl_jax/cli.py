@@ -17,7 +17,7 @@ from typing import Annotated
 
 import tyro
 
-from mtl_jax.config import Config, DataConfig, Split
+from mtl_jax.config import Config, DataConfig, Split, TrackerConfig
 from mtl_jax.errors import UserError
 
 _USAGE = """\
@@ -32,6 +32,7 @@ commands:
   train           train an experiment, or go on with one: train --resume RUN
   evaluate        score a run, or any MOTChallenge result files
   track           find and follow objects in a video, or follow detections of any detector
+  tune tracker    search a tracker's thresholds on videos with ground truth
   benchmark       times and memory as JSON: benchmark weighting, benchmark tracking
 
 `mtl-jax COMMAND --help` tells a command's arguments.
@@ -69,6 +70,7 @@ def _dispatch(arguments: list[str]) -> None:
         "train": _train,
         "evaluate": lambda rest: _run(evaluate, rest, "mtl-jax evaluate"),
         "track": _track,
+        "tune tracker": _tune_tracker,
         "benchmark weighting": lambda rest: _run(benchmark_weighting, rest, "mtl-jax benchmark weighting"),
         "benchmark tracking": lambda rest: _run(benchmark_tracking, rest, "mtl-jax benchmark tracking"),
     }
@@ -80,7 +82,7 @@ def _dispatch(arguments: list[str]) -> None:
 
         print(mtl_jax.__version__)
         return
-    words = 2 if arguments[0] in ("data", "benchmark") else 1
+    words = 2 if arguments[0] in ("data", "benchmark", "tune") else 1
     name = " ".join(arguments[:words])
     if name not in commands:
         raise UserError(f"{name}: no such command; choose from {', '.join(commands)}")
@@ -358,6 +360,51 @@ def _track(arguments: list[str]) -> None:
             _print_tracked(track_detections(detections, chosen.tracker, output, interpolate), output)
 
     tyro.cli(track, args=arguments, prog="mtl-jax track")
+
+
+def _tune_tracker(arguments: list[str]) -> None:
+    """Reads `--detections ROOT --tracker NAME`, and tunes."""
+    arguments, chosen = _named_options(arguments, Config(), "tracker", "name", "options")
+
+    def tune(
+        detections: Path,
+        trials: int = 64,
+        metric: str = "HOTA",
+        seed: int = 0,
+        output: Path | None = None,
+    ) -> None:
+        """Searches a tracker's thresholds on detections with ground truth; prints the best as options.
+
+        `mtl-jax tune tracker --detections ROOT --tracker NAME`. The tracker as it is, with `--tracker.OPTION VALUE` as
+        given, is the first trial.
+
+        Args:
+            detections: Folder of sequences in MOTChallenge layout, with `det/det.txt` and `gt/gt.txt`.
+            trials: Settings that are tried.
+            metric: Score whose mean over the sequences is to be high: HOTA, IDF1, MOTA, ...
+            seed: Seed of the settings.
+            output: JSON file for all trials.
+        """
+        from mtl_jax import tracking
+        from mtl_jax.inference import build_tracker
+        from mtl_jax.track import read_sequences
+        from mtl_jax.tune import tune as search
+
+        rows, truth, lengths = read_sequences(detections)
+        if missing := sorted(set(rows) - set(truth)):
+            raise UserError(f"{detections}: no gt/gt.txt for {', '.join(missing)}; add it, or leave them out")
+        _, capacity = tracking.table_sizes(max(map(tracking.most_in_a_frame, rows.values())))
+        config = TrackerConfig(chosen.tracker.name, {"capacity": capacity} | chosen.tracker.options)
+        found = search(build_tracker(config), rows, truth, lengths, trials, metric, seed)
+        if output is not None:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            output.write_text(json.dumps(found, indent=2) + "\n")
+        words = [f"--tracker.{name.replace('_', '-')} {value}" for name, value in found["options"].items()]
+        print(f"--tracker {config.name} " + " ".join(words))
+        held_out = f", {found['held_out']:.1f} on sequences left out" if found["held_out"] is not None else ""
+        print(f"mean {metric}: {found['best']:.1f} (as given {found['given']:.1f}{held_out})")
+
+    tyro.cli(tune, args=arguments, prog="mtl-jax tune tracker")
 
 
 def _print_tracked(summary: dict, output: Path) -> None:

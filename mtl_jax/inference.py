@@ -23,6 +23,7 @@ from mtl_jax.tasks import STRIDE, decode
 from mtl_jax.tasks.targets import render_heatmap
 from mtl_jax.tracking import Tracker, estimate_motion
 from mtl_jax.tracking.camera import STILL
+from mtl_jax.tracking.detections import to_rows
 from mtl_jax.training.checkpoint import Checkpoints, read_classes, read_config
 from mtl_jax.training.loop import build_experiment
 from mtl_jax.training.step import Experiment, TrainState, init_state, network_inputs
@@ -166,17 +167,4 @@ def load_run(workdir: Path) -> tuple[Experiment, TrainState]:
 
 def to_mot_rows(tracks: Sequence[Tracks]) -> MotRows:
     """Returns tracks, one entry a frame, as the rows of a MOTChallenge result file."""
-    counts = [int(t.mask.sum()) for t in tracks]
-    rows = [jax.tree.map(lambda x, keep=t.mask: x[keep], t) for t in tracks]
-
-    def column(name: str, shape: tuple[int, ...] = ()) -> np.ndarray:
-        return np.concatenate([np.zeros((0, *shape)), *(np.asarray(getattr(row, name)) for row in rows)])
-
-    return MotRows(
-        frames=np.repeat(np.arange(1, len(tracks) + 1), counts),
-        track_ids=column("track_ids").astype(int),
-        boxes=column("boxes", (4,)).astype(np.float64),
-        confidences=column("scores").astype(np.float64),
-        classes=column("classes").astype(int),
-        visibility=np.ones(sum(counts)),
-    )
+    return to_rows(jax.tree.map(lambda *frames: np.stack(frames), *tracks))

@@ -123,40 +123,17 @@ def track_detections(
     Raises:
         UserError: There are no detections, a file is wrong, or the tracker is.
     """
-    folders = sorted({path.parent.parent for path in root.rglob("det/det.txt")})
-    if not folders:
-        raise UserError(
-            f"{root}: no sequence with det/det.txt; give a folder of sequences in MOTChallenge layout"
-        )
-    names = [folder.resolve().name for folder in folders]
-    if len(set(names)) < len(names):
-        again = next(name for name in names if names.count(name) > 1)
-        raise UserError(
-            f"{root}: two sequences are called {again}; give a folder below that holds one of them"
-        )
     build_tracker(tracker)
-
-    rows: dict[str, MotRows] = {}
-    truth: dict[str, MotRows] = {}
-    lengths: dict[str, int] = {}
-    for name, folder in zip(names, folders, strict=True):
-        info = read_seqinfo(folder) if (folder / "seqinfo.ini").exists() else None
-        rows[name] = read_detections(folder / "det" / "det.txt", info, _warn)
-        lengths[name] = info.length if info else int(rows[name].frames.max(initial=0))
-        if (folder / "gt" / "gt.txt").exists():
-            truth[name] = read_ground_truth(folder / "gt" / "gt.txt")
-
+    rows, truth, lengths = read_sequences(root)
     most = max(map(tracking.most_in_a_frame, rows.values()))
     count, capacity = tracking.table_sizes(most)
     made = build_tracker(TrackerConfig(tracker.name, {"capacity": capacity} | tracker.options))
     begin = time.perf_counter()
-    tracking.follow(
-        made, tracking.pad(MotRows(*(column[:0] for column in rows[names[0]])), 1, count).detections
-    )
+    tracking.follow(made, tracking.pad(next(iter(rows.values())), 1, count).detections)
     compiled = time.perf_counter() - begin
 
     results, sequences = {}, {}
-    for name in progress(names, f"tracking with {tracker.name}", len(names)):
+    for name in progress(list(rows), f"tracking with {tracker.name}", len(rows)):
         detections, dropped = tracking.pad(rows[name], lengths[name], count)
         if dropped:
             _warn(f"{name}: {dropped} detections passed over; of a frame the best {count} are looked at")
@@ -172,6 +149,39 @@ def track_detections(
     if truth:
         summary["scores"] = evaluate_tracks(truth, results, lengths)
     return summary
+
+
+def read_sequences(root: Path) -> tuple[dict[str, MotRows], dict[str, MotRows], dict[str, int]]:
+    """Returns detections, ground truth where there is some, and number of frames of every sequence below a folder.
+
+    Args:
+        root: Folder of sequences in MOTChallenge layout, each with `det/det.txt`, or one sequence.
+
+    Raises:
+        UserError: There are no detections, two sequences have one name, or a file is wrong.
+    """
+    folders = sorted({path.parent.parent for path in root.rglob("det/det.txt")})
+    if not folders:
+        raise UserError(
+            f"{root}: no sequence with det/det.txt; give a folder of sequences in MOTChallenge layout"
+        )
+    names = [folder.resolve().name for folder in folders]
+    if len(set(names)) < len(names):
+        again = next(name for name in names if names.count(name) > 1)
+        raise UserError(
+            f"{root}: two sequences are called {again}; give a folder below that holds one of them"
+        )
+
+    rows: dict[str, MotRows] = {}
+    truth: dict[str, MotRows] = {}
+    lengths: dict[str, int] = {}
+    for name, folder in zip(names, folders, strict=True):
+        info = read_seqinfo(folder) if (folder / "seqinfo.ini").exists() else None
+        rows[name] = read_detections(folder / "det" / "det.txt", info, _warn)
+        lengths[name] = info.length if info else int(rows[name].frames.max(initial=0))
+        if (folder / "gt" / "gt.txt").exists():
+            truth[name] = read_ground_truth(folder / "gt" / "gt.txt")
+    return rows, truth, lengths
 
 
 def _warn(line: str) -> None:

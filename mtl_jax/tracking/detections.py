@@ -6,8 +6,8 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from mtl_jax.data.mot_format import MotRows
-from mtl_jax.structures import Detections
+from mtl_jax.data.mot_format import MotRows, select_rows
+from mtl_jax.structures import Detections, Tracks
 from mtl_jax.tracking.tracker import Tracker
 
 CHUNK = 128
@@ -48,9 +48,10 @@ def pad(rows: MotRows, frames: int, count: int) -> Padded:
 
     Args:
         rows: Detections in any order.
-        frames: Frames of the video.
+        frames: Frames that are looked at.
         count: Rows of a table.
     """
+    rows = select_rows(rows, rows.frames <= frames)
     order = np.lexsort((-rows.confidences, rows.frames))
     frame = rows.frames[order] - 1
     place = np.arange(len(frame)) - np.searchsorted(frame, frame)
@@ -71,12 +72,16 @@ def follow(tracker: Tracker, detections: Detections) -> MotRows:
         detections: Detections of all frames, without embeddings.
     """
     state, frames = tracker.init(), len(detections.mask)
-    chunks = []
-    for chunk in _chunks(detections):
-        state, tracks = tracker.scan(state, chunk)
-        chunks.append(jax.tree.map(np.asarray, tracks))
-    tracks = jax.tree.map(lambda *parts: np.concatenate(parts)[:frames], *chunks)
-    rows = tracks.mask
+    pieces = []
+    for piece in chunks(detections):
+        state, tracks = tracker.scan(state, piece)
+        pieces.append(jax.tree.map(np.asarray, tracks))
+    return to_rows(jax.tree.map(lambda *parts: np.concatenate(parts)[:frames], *pieces))
+
+
+def to_rows(tracks: Tracks) -> MotRows:
+    """Returns tracks, with a leading axis of frames, as the rows of a MOTChallenge result file."""
+    rows = np.asarray(tracks.mask)
     return MotRows(
         frames=np.nonzero(rows)[0] + 1,
         track_ids=tracks.track_ids[rows],
@@ -87,7 +92,7 @@ def follow(tracker: Tracker, detections: Detections) -> MotRows:
     )
 
 
-def _chunks(detections: Detections) -> Iterator[Detections]:
+def chunks(detections: Detections) -> Iterator[Detections]:
     """Yields pieces of one length; the last one is filled up with frames that hold nothing."""
     frames = len(detections.mask)
     for first in range(0, max(frames, 1), CHUNK):

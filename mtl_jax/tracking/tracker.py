@@ -153,7 +153,7 @@ class Tracker(abc.ABC):
         Returns:
             The state after the last frame, and tracks with a leading time axis.
         """
-        return jax.lax.scan(lambda state, frame: self._step(state, *frame), state, (video, camera))
+        return self._scan(state, video, camera)
 
     @abc.abstractmethod
     def _match(self, state: TrackerState, detections: Detections) -> Match:
@@ -189,6 +189,11 @@ class Tracker(abc.ABC):
     def _first_hits(self, frame: Int[Array, ""]) -> Int[Array, ""]:
         """Returns the hits of a new track. In the first frame there was no chance to be seen before: it is believed."""
         return jnp.where(frame == 1, self.min_hits, 1)
+
+    def _scan(
+        self, state: TrackerState, video: Detections, camera: Float[Array, "time 2 3"] | None = None
+    ) -> tuple[TrackerState, Tracks]:
+        return jax.lax.scan(lambda state, frame: self._step(state, *frame), state, (video, camera))
 
     def _step(
         self, state: TrackerState, detections: Detections, camera: Float[Array, "2 3"] | None
