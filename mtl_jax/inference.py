@@ -91,7 +91,8 @@ class Predictor:
         """
         config = self._experiment.config
         features = config.model.embedding_dim if "identity" in config.tasks else 0
-        state = self.tracker.init(features)
+        # Where the detections will be, or the second call is compiled anew.
+        state = jax.device_put(self.tracker.init(features), jax.tree.leaves(self._variables)[0].sharding)
         previous = before = boxes = None
         tracks_boxes = jnp.zeros((self.tracker.capacity, 4))
         tracks_mask = jnp.zeros(self.tracker.capacity, bool)
