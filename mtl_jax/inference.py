@@ -135,11 +135,16 @@ def build_tracker(config: TrackerConfig) -> Tracker:
     """Returns the tracker that a configuration describes.
 
     Raises:
-        UserError: If there is none of this name, or an option is unknown or of the wrong type.
+        UserError: If there is none of this name, or an option is unknown, of the wrong type, or not for this one.
     """
     if config.name not in tracking.TRACKERS:
         raise UserError(f"tracker.name: found {config.name!r}; choose from {', '.join(tracking.TRACKERS)}")
-    return build(tracking.TRACKERS[config.name], config.options, config.name, "tracker.")
+    tracker: Tracker = build(tracking.TRACKERS[config.name], config.options, config.name, "tracker.")
+    if tracker.camera_motion and not tracker.space.affine:
+        raise UserError(
+            f"tracker.camera_motion: {config.name} cannot follow a moving camera; use botsort or joint, or leave it out"
+        )
+    return tracker
 
 
 def average_variables(state: TrainState) -> dict[str, Any]:

@@ -32,6 +32,10 @@ def test_what_is_saved_comes_back():
             TrackerConfig(name="sort", options={"overlap": "area"}),
             "sort: tracker.overlap: found 'area'; choose from 'iou', 'giou'",
         ),
+        (
+            TrackerConfig(name="jde", options={"camera_motion": True}),
+            "tracker.camera_motion: jde cannot follow a moving camera; use botsort or joint",
+        ),
     ],
 )
 def test_wrong_trackers_are_named(tracker, message):
