@@ -34,6 +34,7 @@ class Joint(BotSort):
     tentative_match_iou: float = 0.2
     fuse_score: bool = False
     camera_motion: bool = False
+    min_hits: int = 2
     match_appearance: float = 0.7
     """Least cosine of the embeddings by which a lost track is found again where boxes do not overlap."""
     appearance_weight: float = 0.3

@@ -298,7 +298,7 @@ class ByteTrack:
     """ByteTrack; with `SizeFilter`, features and camera motion it is BoT-SORT."""
 
     high, low, new, match, low_match, unconfirmed_match, buffer = 0.6, 0.1, 0.7, 0.2, 0.5, 0.3, 30
-    filter = AspectFilter
+    filter, predict_unconfirmed = AspectFilter, False
 
     def __init__(self):
         self.tracked, self.lost, self.frame, self.ids = [], [], 0, 0
@@ -310,7 +310,7 @@ class ByteTrack:
         unconfirmed = [t for t in self.tracked if not t.activated]
         confirmed = [t for t in self.tracked if t.activated]
         pool = confirmed + self.lost
-        for track in pool:
+        for track in pool + (unconfirmed if self.predict_unconfirmed else []):
             if track in self.lost:
                 track.filter.x[list(self.filter.frozen)] = 0
             track.filter.predict()
@@ -391,7 +391,7 @@ class ByteTrack:
 
 
 class BotSort(ByteTrack):
-    filter = SizeFilter
+    filter, predict_unconfirmed = SizeFilter, True
 
 
 class Jde(ByteTrack):

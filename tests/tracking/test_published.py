@@ -87,7 +87,12 @@ PUBLISHED = {
     "sort": {"high_score": 0.0, "new_score": 0.0, "max_lost": 1, "report": "filtered"},
     "ocsort": {},
     "bytetrack": {"measurement_noise": 1 / 20, "position_noise": 1 / 20, "velocity_noise": 1 / 160},
-    "botsort": {"measurement_noise": 1 / 20, "position_noise": 1 / 20, "velocity_noise": 1 / 160},
+    "botsort": {
+        "min_hits": 2,
+        "measurement_noise": 1 / 20,
+        "position_noise": 1 / 20,
+        "velocity_noise": 1 / 160,
+    },
     "jde": {"measurement_noise": 1 / 20, "position_noise": 1 / 20, "velocity_noise": 1 / 160},
     "centertrack": {},
 }
