@@ -6,6 +6,7 @@ Heavy imports are inside the commands, so that `--help` is quick.
 import ast
 import dataclasses
 import errno
+import inspect
 import json
 import os
 import runpy
@@ -359,7 +360,7 @@ def _track(arguments: list[str]) -> None:
         elif detections is not None:
             _print_tracked(track_detections(detections, chosen.tracker, output, interpolate), output)
 
-    tyro.cli(track, args=arguments, prog="mtl-jax track")
+    _run(_telling_options(track, arguments, chosen), arguments, "mtl-jax track")
 
 
 def _tune_tracker(arguments: list[str]) -> None:
@@ -404,7 +405,27 @@ def _tune_tracker(arguments: list[str]) -> None:
         held_out = f", {found['held_out']:.1f} on sequences left out" if found["held_out"] is not None else ""
         print(f"mean {metric}: {found['best']:.1f} (as given {found['given']:.1f}{held_out})")
 
-    tyro.cli(tune, args=arguments, prog="mtl-jax tune tracker")
+    _run(_telling_options(tune, arguments, chosen), arguments, "mtl-jax tune tracker")
+
+
+def _telling_options(
+    command: Callable[..., None], arguments: list[str], chosen: Config
+) -> Callable[..., None]:
+    """Returns the command with the trackers, and the options of the chosen one, in its help."""
+    if {"-h", "--help"} & set(arguments):
+        from mtl_jax import tracking
+
+        tracker = tracking.TRACKERS.get(chosen.tracker.name, tracking.Tracker)
+        options = [
+            f"--tracker.{field.name.replace('_', '-')} {field.default}"
+            for field in dataclasses.fields(tracker)
+        ]
+        summary, arguments_part = inspect.cleandoc(command.__doc__ or "").split("Args:", 1)
+        command.__doc__ = (
+            f"{summary.rstrip()}\n\nTrackers: {', '.join(tracking.names())}.\n\n"
+            f"Options of {chosen.tracker.name}, with their defaults: {', '.join(options)}.\n\nArgs:{arguments_part}"
+        )
+    return command
 
 
 def _print_tracked(summary: dict, output: Path) -> None:

@@ -196,3 +196,13 @@ def test_track_names_what_is_wrong(tmp_path, capsys):
     (tmp_path / "x" / "A" / "det" / "det.txt").write_text("1,-1,1,1,5,5,0.9\n2,-1,1,1,5\n")
     status, _, err = run(capsys, *sequence)
     assert status == 2 and "det.txt:2: 5 columns" in err
+
+
+def test_help_tells_the_options_of_a_tracker(capsys):
+    for command in ("track", "tune tracker"):
+        status, out, _ = run(capsys, *command.split(), "--tracker", "ocsort", "--help")
+        assert status == 0
+        flat = " ".join(out.replace("│", " ").split())
+        assert "Trackers: sort, bytetrack, ocsort" in flat
+        assert "--tracker.inertia 0.2" in flat and "--tracker.max-lost 30" in flat
+        assert "--detections" in flat
