@@ -15,13 +15,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mtl_jax.structures import Detections
-from mtl_jax.tracking import costs, kalman
+from mtl_jax.tracking import kalman
 from mtl_jax.tracking.bytetrack import ByteTrack
-from mtl_jax.tracking.tracker import Match, TrackerState
+from mtl_jax.tracking.scaled import AppearanceTracker
+from mtl_jax.tracking.tracker import TrackerState
 
 
 @dataclasses.dataclass(frozen=True)
-class BotSort(ByteTrack):
+class BotSort(ByteTrack, AppearanceTracker):
     """BoT-SORT."""
 
     camera_motion: bool = True
@@ -33,8 +34,6 @@ class BotSort(ByteTrack):
     """Largest half cosine distance, `(1 - cos) / 2`, at which appearance counts."""
     appearance_iou: float = 0.5
     """Least overlap at which appearance counts."""
-    embedding_momentum: float = 0.9
-    """Share of the old embedding in a track's moving average."""
 
     @property
     def space(self) -> kalman.Space:
@@ -42,10 +41,7 @@ class BotSort(ByteTrack):
         return kalman.center_size(self._noise)
 
     def _predict(self, state: TrackerState) -> kalman.KalmanState:
-        # Who is lost keeps its size.
-        lost = (state.missed > 0)[:, None] & jnp.array([False, False, True, True])
-        motion = state.motion._replace(velocity=jnp.where(lost, 0, state.motion.velocity))
-        return kalman.predict(self.space, motion)
+        return self._predict_keeping(state, (False, False, True, True))
 
     def _strong(
         self, state: TrackerState, detections: Detections, overlap: Float[Array, "tracks detections"]
@@ -57,14 +53,3 @@ class BotSort(ByteTrack):
         distance = (1 - state.embeddings @ detections.embeddings.T) / 2
         sure = (distance <= self.appearance_distance) & (overlap >= self.appearance_iou)
         return jnp.maximum(fused, jnp.where(sure, 1 - distance, 0))
-
-    def _blend(self, state: TrackerState, detections: Detections, match: Match) -> Float[Array, "tracks _"]:
-        if detections.embeddings is None:
-            return state.embeddings
-        mixed = costs.unit(
-            self.embedding_momentum * state.embeddings
-            + (1 - self.embedding_momentum) * detections.embeddings[match]
-        )
-        # What is hardly seen does not change what a track looks like.
-        clear = detections.scores[match] >= self.high_score
-        return jnp.where(clear[:, None], mixed, state.embeddings)

@@ -14,15 +14,14 @@ import jax.numpy as jnp
 
 from mtl_jax.structures import Detections
 from mtl_jax.tracking import costs, kalman
-from mtl_jax.tracking.botsort import BotSort
-from mtl_jax.tracking.bytetrack import ByteTrack
+from mtl_jax.tracking.scaled import AppearanceTracker
 from mtl_jax.tracking.tracker import Match, TrackerState, Turns
 
 _GATE = 9.4877  # χ² with four degrees of freedom is below this in 95 cases of a hundred
 
 
 @dataclasses.dataclass(frozen=True)
-class Jde(ByteTrack):
+class Jde(AppearanceTracker):
     """JDE. Without embeddings the first turn is left out, and lost tracks take part in the second."""
 
     high_score: float = 0.5
@@ -35,10 +34,6 @@ class Jde(ByteTrack):
     """Least overlap in the second turn."""
     tentative_match_iou: float = 0.3
     """Least overlap in the third turn."""
-    embedding_momentum: float = 0.9
-    """Share of the old embedding in a track's moving average."""
-
-    _blend = BotSort._blend
 
     def _match(self, state: TrackerState, detections: Detections) -> Match:
         overlap = costs.overlap(self._boxes(state), detections.boxes, self.overlap)

@@ -21,26 +21,42 @@ from jaxtyping import Array, Float
 from mtl_jax.structures import Detections
 from mtl_jax.tracking import costs, kalman
 from mtl_jax.tracking.botsort import BotSort
+from mtl_jax.tracking.scaled import AppearanceTracker
 from mtl_jax.tracking.tracker import Match, TrackerState, Turns
 
 _REACH = 9.21  # χ² with two degrees of freedom is below this in 99 cases of a hundred
 
 
 @dataclasses.dataclass(frozen=True)
-class Joint(BotSort):
-    """Overlap, learned displacement and appearance together; life cycle and filter are BoT-SORT's."""
+class Joint(AppearanceTracker):
+    """Overlap, learned displacement and appearance together; the filter is BoT-SORT's."""
 
     new_score: float = 0.6
+    low_score: float = 0.1
+    """Detections from here on can go on with a track seen in the frame before, but not find a lost one."""
+    match_iou: float = 0.2
+    """Least overlap in the first turn."""
+    low_match_iou: float = 0.5
+    """Least overlap in the third turn."""
     tentative_match_iou: float = 0.2
-    fuse_score: bool = False
-    camera_motion: bool = False
-    min_hits: int = 2
+    """Least overlap in the fourth turn."""
     match_appearance: float = 0.7
     """Least cosine of the embeddings by which a lost track is found again where boxes do not overlap."""
     appearance_weight: float = 0.3
     """Share of the embeddings' cosine in the first turn, beside the overlap."""
     displacement_weight: float = 0.5
     """Share of the displaced box's overlap with the track's last box, beside the predicted box's overlap."""
+    measurement_noise: float = BotSort.measurement_noise
+    position_noise: float = BotSort.position_noise
+    velocity_noise: float = BotSort.velocity_noise
+
+    @property
+    def space(self) -> kalman.Space:
+        """Centre, width and height."""
+        return kalman.center_size(self._noise)
+
+    def _predict(self, state: TrackerState) -> kalman.KalmanState:
+        return self._predict_keeping(state, (False, False, True, True))
 
     def _remember(self, boxes: Float[Array, "tracks 4"]) -> Any:
         # Where each track was in the frame before: what was seen, or the predicted box.
@@ -58,7 +74,7 @@ class Joint(BotSort):
         high = detections.scores >= self.high_score
         low = ~high & (detections.scores >= self.low_score)
 
-        overlap = costs.overlap(self._boxes(state), detections.boxes)
+        overlap = costs.overlap(self._boxes(state), detections.boxes, self.overlap)
         motion = overlap
         if detections.displacement is not None:
             displaced = costs.displaced_overlap(state.memory, detections.boxes, detections.displacement)
@@ -69,8 +85,6 @@ class Joint(BotSort):
             similarity = _mix(motion, appearance, self.appearance_weight)
 
         turns = Turns.begin(state, detections, self.match_classes)
-        if self.fuse_score:
-            motion, similarity = motion * detections.scores, similarity * detections.scores
         turns = turns.turn(confirmed, high, _at_least(similarity, motion >= self.match_iou), 0.0)
         if detections.embeddings is not None:
             near = kalman.distance(self.space, state.motion, detections.boxes, numbers=2) < _REACH
