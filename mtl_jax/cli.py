@@ -3,10 +3,7 @@
 Heavy imports are inside the commands, so that `--help` is quick.
 """
 
-import ast
-import dataclasses
 import errno
-import inspect
 import json
 import os
 import runpy
@@ -20,6 +17,7 @@ import tyro
 
 from mtl_jax.config import Config, DataConfig, Split, TrackerConfig
 from mtl_jax.errors import UserError
+from mtl_jax.options import named_options, telling_options
 
 _USAGE = """\
 usage: mtl-jax COMMAND [ARGUMENTS]
@@ -161,8 +159,8 @@ def _train(arguments: list[str]) -> None:
     """
     experiment = next((a for a in arguments[:1] if not a.startswith("-")), None)
     defaults = load_experiment(Path(experiment)) if experiment else Config()
-    arguments, defaults = _named_options(arguments, defaults, "weighting", "scheme", "hyperparameters")
-    arguments, defaults = _named_options(arguments, defaults, "tracker", "name", "options")
+    arguments, defaults = named_options(arguments, defaults, "weighting", "scheme", "hyperparameters")
+    arguments, defaults = named_options(arguments, defaults, "tracker", "name", "options")
 
     def train(
         workdir: Path,
@@ -189,59 +187,6 @@ def _train(arguments: list[str]) -> None:
         raise UserError("train: no experiment; give a file such as experiments/pets2009.py, or --resume RUN")
     else:
         tyro.cli(train, args=arguments[1:] if experiment else arguments, prog="mtl-jax train EXPERIMENT")
-
-
-def _named_options(
-    arguments: list[str], defaults: Config, part: str, name_field: str, options_field: str
-) -> tuple[list[str], Config]:
-    """Puts `--PART NAME`, and options of its own such as `--weighting.c 0.4`, into the defaults.
-
-    Another name does not inherit the options that the experiment gives its own.
-
-    Args:
-        arguments: Words of the command line.
-        defaults: The experiment.
-        part: `weighting` or `tracker`: a part of the configuration that is chosen by name.
-        name_field: Field with the name.
-        options_field: Field with the options that only what is named has.
-
-    Returns:
-        The other arguments, and the defaults.
-
-    Raises:
-        UserError: If a name or value is missing.
-    """
-    config = getattr(defaults, part)
-    fields = {field.name for field in dataclasses.fields(config)}
-    flag = f"--{part}"
-    rest: list[str] = []
-    chosen, given = None, {}
-    words = iter([word for a in arguments for word in (a.split("=", 1) if a.startswith(flag) else [a])])
-    for word in words:
-        name = word.removeprefix(flag + ".").replace("-", "_")
-        dotted = word.startswith(flag + ".") and name.split(".")[0] not in fields
-        if word != flag and not dotted:
-            rest.append(word)
-            continue
-        value = next(words, None)
-        if value is None:
-            raise UserError(f"{word}: no value; give one")
-        if word == flag:
-            chosen = value
-        else:
-            given[name] = _number_or_word(value)
-    if chosen is not None:
-        config = dataclasses.replace(config, **{name_field: chosen, options_field: {}})
-    config = dataclasses.replace(config, **{options_field: getattr(config, options_field) | given})
-    return rest, dataclasses.replace(defaults, **{part: config})
-
-
-def _number_or_word(text: str) -> bool | int | float | str:
-    try:
-        value = ast.literal_eval(text)
-    except (SyntaxError, ValueError):
-        return text
-    return value if isinstance(value, (bool, int, float)) else text
 
 
 def resume_run(resume: Path) -> None:
@@ -324,7 +269,7 @@ def evaluate(
 def _track(arguments: list[str]) -> None:
     """Reads `RUN --source VIDEO --output OUT` or `--detections ROOT --tracker NAME --output OUT`, and tracks."""
     own = not any(argument.startswith("--tracker") for argument in arguments)
-    arguments, chosen = _named_options(arguments, Config(), "tracker", "name", "options")
+    arguments, chosen = named_options(arguments, Config(), "tracker", "name", "options")
 
     def track(
         output: Path,
@@ -360,12 +305,12 @@ def _track(arguments: list[str]) -> None:
         elif detections is not None:
             _print_tracked(track_detections(detections, chosen.tracker, output, interpolate), output)
 
-    _run(_telling_options(track, arguments, chosen), arguments, "mtl-jax track")
+    _run(telling_options(track, arguments, chosen), arguments, "mtl-jax track")
 
 
 def _tune_tracker(arguments: list[str]) -> None:
     """Reads `--detections ROOT --tracker NAME`, and tunes."""
-    arguments, chosen = _named_options(arguments, Config(), "tracker", "name", "options")
+    arguments, chosen = named_options(arguments, Config(), "tracker", "name", "options")
 
     def tune(
         detections: Path,
@@ -405,27 +350,7 @@ def _tune_tracker(arguments: list[str]) -> None:
         held_out = f", {found['held_out']:.1f} on sequences left out" if found["held_out"] is not None else ""
         print(f"mean {metric}: {found['best']:.1f} (as given {found['given']:.1f}{held_out})")
 
-    _run(_telling_options(tune, arguments, chosen), arguments, "mtl-jax tune tracker")
-
-
-def _telling_options(
-    command: Callable[..., None], arguments: list[str], chosen: Config
-) -> Callable[..., None]:
-    """Returns the command with the trackers, and the options of the chosen one, in its help."""
-    if {"-h", "--help"} & set(arguments):
-        from mtl_jax import tracking
-
-        tracker = tracking.TRACKERS.get(chosen.tracker.name, tracking.Tracker)
-        options = [
-            f"--tracker.{field.name.replace('_', '-')} {field.default}"
-            for field in dataclasses.fields(tracker)
-        ]
-        summary, arguments_part = inspect.cleandoc(command.__doc__ or "").split("Args:", 1)
-        command.__doc__ = (
-            f"{summary.rstrip()}\n\nTrackers: {', '.join(tracking.names())}.\n\n"
-            f"Options of {chosen.tracker.name}, with their defaults: {', '.join(options)}.\n\nArgs:{arguments_part}"
-        )
-    return command
+    _run(telling_options(tune, arguments, chosen), arguments, "mtl-jax tune tracker")
 
 
 def _print_tracked(summary: dict, output: Path) -> None:

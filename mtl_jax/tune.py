@@ -79,7 +79,7 @@ def tune(
         `trials`: of each its options and scores.
 
     Raises:
-        UserError: The metric is unknown, or nothing of the tracker can be searched.
+        UserError: The metric is unknown, or there are no trials.
     """
     if trials < 1:
         raise UserError(f"tune: found {trials} trials; give at least 1")
@@ -108,15 +108,10 @@ def tune(
                 for part in chunks(video):
                     state, tracks = follow(now, state, part)
                     pieces.append(jax.tree.map(np.asarray, tracks))
+                together = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *pieces)
                 for i, result in enumerate(results):
-                    result[name] = to_rows(
-                        jax.tree.map(
-                            lambda *parts, i=i, n=lengths[name]: np.concatenate([part[i] for part in parts])[
-                                :n
-                            ],
-                            *pieces,
-                        )
-                    )
+                    alone = jax.tree.map(lambda x, i=i, n=lengths[name]: x[i, :n], together)
+                    result[name] = to_rows(alone)
             for result in results:
                 found = evaluate_tracks(truth, result, lengths)["sequences"]
                 known = next(iter(found.values()))

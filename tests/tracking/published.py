@@ -424,10 +424,10 @@ class CenterTrack:
         self.tracks, self.ids, self.max_lost = [], 0, max_lost
 
     def step(self, boxes, scores, displacement=None, **_):
-        order = [d for d in np.argsort(-scores, kind="stable") if scores[d] >= 0.4]
-        free = list(self.tracks)
-        after = []
-        for d in order:
+        free, after, left = list(self.tracks), [], []
+        for d in np.argsort(-scores, kind="stable"):
+            if scores[d] < 0.4:
+                continue
             here = center(boxes[d]) + displacement[d]
             area = np.prod(boxes[d][2:] - boxes[d][:2])
             reach = [
@@ -436,16 +436,14 @@ class CenterTrack:
                 if (squared := np.sum((center(track.box) - here) ** 2))
                 <= min(area, np.prod(track.box[2:] - track.box[:2]))
             ]
-            if reach:
-                track = min(reach, key=lambda pair: pair[0])[1]
-                free.remove(track)
-                track.box, track.missed = boxes[d], 0
-                after.append(track)
-        started = [d for d in order if not any(track.box is boxes[d] for track in after)]
-        seen = list(after)
-        for d in started:
-            if any(np.array_equal(track.box, boxes[d]) for track in seen):
+            if not reach:
+                left.append(d)
                 continue
+            track = min(reach, key=lambda pair: pair[0])[1]
+            free.remove(track)
+            track.box, track.missed = boxes[d], 0
+            after.append(track)
+        for d in left:
             self.ids += 1
             after.append(Track(self.ids, boxes[d], scores[d], None, 1))
         for track in free:
