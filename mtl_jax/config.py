@@ -64,6 +64,9 @@ class DataConfig:
     """What is only ever evaluated on; same syntax."""
     image_size: tuple[int, int] = (96, 128)
     """Height and width of the network's input; divisible by 32. Frames keep their aspect ratio and are padded."""
+    crop_size: tuple[int, int] | None = None
+    """Height and width of the part of a frame of `image_size` that a training clip shows; divisible by 32. So small
+    objects can be learned at full size for the price of a small picture. None: all of it."""
     clip_length: int = 2
     """Frames in a clip."""
     max_gap: int = 1
@@ -80,6 +83,11 @@ class DataConfig:
     """Processes that load and augment; 0: threads of the training process."""
     augment: AugmentConfig = AugmentConfig()
     """Augmentation of training clips."""
+
+    @property
+    def clip_size(self) -> tuple[int, int]:
+        """Height and width of training clips."""
+        return self.crop_size or self.image_size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -281,6 +289,8 @@ def _convert(hint: Any, value: Any, where: str, key: str) -> Any:
         return {k: _convert(arguments[1], v, where, f"{key}.{k}") for k, v in value.items()}
     if origin is types.UnionType and type(value) in arguments:
         return value
+    if origin is types.UnionType and types.NoneType in arguments:
+        return _convert(arguments[0], value, where, key)
     if origin is Literal:
         if value not in arguments:
             raise UserError(f"{where}: {key}: found {value!r}; choose from {', '.join(map(repr, arguments))}")

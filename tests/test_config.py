@@ -1,6 +1,6 @@
 import pytest
 
-from mtl_jax.config import Config, TrackerConfig, WeightingConfig, from_json, to_json
+from mtl_jax.config import Config, DataConfig, TrackerConfig, WeightingConfig, from_json, to_json
 from mtl_jax.errors import UserError
 from mtl_jax.inference import build_tracker
 
@@ -11,6 +11,10 @@ def test_what_is_saved_comes_back():
         tracker=TrackerConfig(name="ocsort", options={"low_turn": True, "overlap": "giou", "max_lost": 9}),
     )
     assert from_json(to_json(config)) == config
+    cropped = Config(data=DataConfig(crop_size=(64, 96)))
+    assert from_json(to_json(cropped)) == cropped
+    with pytest.raises(UserError, match=r"run: data.crop_size: expected 2 values, found 1"):
+        from_json(to_json(Config()).replace('"crop_size": null', '"crop_size": [32]'), "run")
     wrong = to_json(config).replace('"max_lost": 9', '"max_lost": null')
     with pytest.raises(UserError, match=r"run: tracker.options.max_lost: expected bool \| int .* found None"):
         from_json(wrong, "run")

@@ -129,15 +129,13 @@ class ClipLoader:
         augment = config.augment
         segment, start = self._locate(index)
         gaps = self._draw_gaps(segment.length - start, rng)
-        clip = self._load(segment, start, gaps, config.image_size, rng)
+        clip = self._load(segment, start, gaps, rng)
         if rng.random() < augment.mosaic:
             others = (self._locate(i) for i in rng.integers(len(self), size=3).tolist())
             # Where the gaps are too wide for another clip's video, this one takes its place.
             corners = [(s, k) if s.length > sum(gaps) else (segment, start) for s, k in others]
-            height, width = config.image_size
-            size = (height // 2, width // 2)
             mosaic = transforms.mosaic(
-                [self._load(*corner, gaps, size, rng) for corner in [(segment, start), *corners]]
+                [self._load(*corner, gaps, rng, parts=2) for corner in [(segment, start), *corners]]
             )
             # Four clips may hold more objects than a batch has rows; then the one has to do.
             if max(len(objects.classes) for objects in mosaic.objects) <= config.max_objects:
@@ -161,9 +159,12 @@ class ClipLoader:
         return gaps
 
     def _load(
-        self, segment: Segment, start: int, gaps: list[int], size: transforms.Size, rng: np.random.Generator
+        self, segment: Segment, start: int, gaps: list[int], rng: np.random.Generator, parts: int = 1
     ) -> Clip:
-        """Loads a clip and draws it, augmented, in the given size."""
+        """Loads a clip and draws it, augmented, at one `parts`-th of the width and height of a training clip."""
+        config = self._config
+        target = (config.image_size[0] // parts, config.image_size[1] // parts)
+        size = (config.clip_size[0] // parts, config.clip_size[1] // parts)
         places = start + np.cumsum(gaps)
         # The gaps of another clip may be too wide here: move it back.
         places = np.maximum(places - max(0, places[-1] - (segment.length - 1)), 0)
@@ -171,7 +172,7 @@ class ClipLoader:
         frames = [self._dataset[segment.first + int(place)] for place in places]
         centers = np.concatenate([_centers(frame.objects) for frame in frames])
         affine = transforms.random_affine(
-            (source.height, source.width), size, self._config.augment, rng, centers
+            (source.height, source.width), target, config.augment, rng, centers, size
         )
         return Clip(
             np.stack([transforms.warp(decode_image(frame.image), affine, size) for frame in frames]),
@@ -240,8 +241,13 @@ def _check(config: DataConfig) -> None:
     for name in ("clip_length", "max_gap", "max_objects", "batch_size"):
         if getattr(config, name) < 1:
             raise UserError(f"data.{name} is {getattr(config, name)}; expected at least 1")
-    if any(side < 1 or side % _STRIDE for side in config.image_size):
-        raise UserError(f"data.image_size is {config.image_size}; expected multiples of {_STRIDE}")
+    for name, size in {"image_size": config.image_size, "crop_size": config.clip_size}.items():
+        if any(side < 1 or side % _STRIDE for side in size):
+            raise UserError(f"data.{name} is {size}; expected multiples of {_STRIDE}")
+    if any(side > whole for side, whole in zip(config.clip_size, config.image_size, strict=True)):
+        raise UserError(
+            f"data.crop_size is {config.crop_size}; expected no more than data.image_size, {config.image_size}"
+        )
 
 
 def _read_options(threads: int) -> grain.ReadOptions:

@@ -71,6 +71,7 @@ def random_affine(
     config: AugmentConfig,
     rng: np.random.Generator,
     centers: Float[np.ndarray, "n 2"] | None = None,
+    crop: Size | None = None,
 ) -> Affine:
     """Returns a random variation of `letterbox`: scale, aspect ratio, crop, shift and mirroring.
 
@@ -79,14 +80,16 @@ def random_affine(
 
     Args:
         source: Size of the picture.
-        target: Size of the result.
+        target: Size that the picture is fitted into.
         config: What is varied, and how much.
         rng: Source of randomness.
         centers: Centres of objects, in pixels of the picture. Where `config.focus` asks for it, one of them is in what
             is left, as far as the shift that follows leaves it there.
+        crop: Size of the result, where it is only a part of the target.
     """
     base = letterbox(source, target).scale
-    covered = base * (source[1], source[0])
+    height, width = crop or target
+    covered = np.minimum(base * (source[1], source[0]), (width, height))
     zoom = np.exp(rng.uniform(*np.log(config.scale)))
     stretch = np.exp(rng.uniform(-1, 1) * np.log1p(config.aspect) / 2)
     scale = base * zoom * (stretch, 1 / stretch)

@@ -66,6 +66,25 @@ def test_batches_are_padded_and_masked(config):
         assert meets[~empty].all()
 
 
+def test_clips_can_show_parts_of_frames(config):
+    cropped = dataclasses.replace(config, image_size=(128, 192), crop_size=(64, 96))
+    for batch in take(pipeline.training_pipeline(cropped, 0), 5):  # a mosaic among them
+        assert batch.images.shape == (4, 3, 64, 96, 3)
+    clip = next(pipeline.evaluation_clips(cropped, ("validation",)))
+    assert next(clip.batches).images.shape[1:] == (128, 192, 3)
+    # Without augmentation objects are twice as large as in the small picture, and those inside are all there.
+    plain = dataclasses.replace(cropped, augment=PLAIN)
+    whole = dataclasses.replace(plain, crop_size=None)
+    parts, pictures = (next(pipeline.training_pipeline(c, 0)) for c in (plain, whole))
+    found = 0
+    for i, row in np.argwhere(parts.mask[:, 0]):
+        match = pictures.mask[i, 0] & (pictures.track_ids[i, 0] == parts.track_ids[i, 0, row])
+        (size,) = pictures.boxes[i, 0, match, 2:] - pictures.boxes[i, 0, match, :2]
+        np.testing.assert_allclose(parts.boxes[i, 0, row, 2:] - parts.boxes[i, 0, row, :2], size, rtol=1e-5)
+        found += 1
+    assert found > 3
+
+
 def test_seed_decides_everything_and_state_resumes(config):
     iterator = pipeline.training_pipeline(config, 0)
     batches = take(iterator, 6)
@@ -199,6 +218,8 @@ def test_evaluation_shows_every_frame_in_order(config):
         ({"clip_length": 0}, "data.clip_length is 0; expected at least 1"),
         ({"clip_length": 13}, "no video has data.clip_length=13 frames"),
         ({"image_size": (64, 100)}, r"data.image_size is \(64, 100\); expected multiples of 32"),
+        ({"crop_size": (64, 80)}, r"data.crop_size is \(64, 80\); expected multiples of 32"),
+        ({"crop_size": (96, 96)}, r"data.crop_size is \(96, 96\); expected no more than data.image_size"),
         ({"train": ("nothing",)}, "has no 'nothing'"),
     ],
 )

@@ -153,6 +153,28 @@ def test_focus_leaves_an_object_in_the_picture(flip):
     np.testing.assert_array_equal(nothing.offset, expected.offset)
 
 
+def test_a_crop_shows_part_of_the_picture_at_its_scale():
+    source, target, crop = (96, 128), (192, 256), (64, 96)
+    rng = np.random.default_rng(0)
+    corners = np.array([[0.0, 0.0, 128.0, 96.0]])
+    plain = AugmentConfig(flip=0.5)
+    boxes = np.array(
+        [
+            transforms.random_affine(source, target, plain, rng, crop=crop).boxes(corners)[0]
+            for _ in range(200)
+        ]
+    )
+    # The whole picture is as large as without a crop, and covers all of it; every part of it is shown some time.
+    np.testing.assert_allclose(boxes[:, 2:] - boxes[:, :2], [[256, 192]] * 200)
+    assert (boxes[:, :2] <= 1e-9).all() and (boxes[:, 2:] >= np.array([96, 64]) - 1e-9).all()
+    assert (boxes[:, :2].min(axis=0) < [-145, -115]).all() and (boxes[:, :2].max(axis=0) > [-15, -13]).all()
+    # What is reduced to less than the crop lies within it.
+    small = transforms.random_affine(source, target, AugmentConfig(scale=(0.25, 0.25)), rng, crop=crop).boxes(
+        corners
+    )[0]
+    assert (small[:2] >= -1e-9).all() and (small[2:] <= np.array([96, 64]) + 1e-9).all()
+
+
 def test_objects_outside_vanish_and_cut_ones_are_less_visible():
     objects = make_objects(
         [[0, 0, 10, 10], [20, 0, 40, 10], [50, 0, 60, 10]], velocity=np.ones((3, 2), np.float32)
