@@ -8,7 +8,7 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray, UInt8
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from mtl_jax.models.convolution import convolution
 
@@ -182,15 +182,3 @@ class HeatmapStem(nn.Module):
             return x
         conv = Conv(x.shape[-1], (3, 3), use_bias=False, dtype=self.dtype, name=PREVIOUS_HEATMAP)
         return x + conv(previous_heatmap)
-
-
-def normalize_images(
-    images: UInt8[Array, "batch height width 3"] | None,
-    mean: tuple[float, float, float],
-    std: tuple[float, float, float],
-    dtype: Any,
-) -> Float[Array, "batch height width 3"] | None:
-    """Returns pixels less the mean, over the standard deviation, per colour; None for None."""
-    if images is None:
-        return None
-    return ((images.astype(jnp.float32) - jnp.array(mean)) / jnp.array(std)).astype(dtype)

@@ -4,24 +4,23 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
-
 from mtl_jax.errors import UserError
+from mtl_jax.models.backbones.backbone import Backbone
 from mtl_jax.models.backbones.efficientnet_lite import EfficientNetLite0
 from mtl_jax.models.backbones.resnet import ResNet
 from mtl_jax.models.backbones.tiny import Tiny
 from mtl_jax.models.layers import Norm
 
-BACKBONES: dict[str, Callable[..., nn.Module]] = {
+BACKBONES: dict[str, Callable[..., Backbone]] = {
     "tiny": Tiny,
-    "resnet18": functools.partial(ResNet, blocks=(2, 2, 2, 2)),
-    "resnet34": functools.partial(ResNet, blocks=(3, 4, 6, 3)),
-    "resnet50": functools.partial(ResNet, blocks=(3, 4, 6, 3), bottleneck=True),
+    "resnet18": functools.partial(ResNet, depths=(2, 2, 2, 2)),
+    "resnet34": functools.partial(ResNet, depths=(3, 4, 6, 3)),
+    "resnet50": functools.partial(ResNet, depths=(3, 4, 6, 3), bottleneck=True),
     "efficientnet_lite0": EfficientNetLite0,
 }
 
 
-def build_backbone(name: str, norm: Norm = "batch", dtype: Any = "float32") -> nn.Module:
+def build_backbone(name: str, norm: Norm = "batch", dtype: Any = "float32") -> Backbone:
     """Returns the backbone of that name.
 
     A backbone is called with `(images, previous_images, previous_heatmap, train)`; the previous frame and its heat

@@ -1,12 +1,13 @@
 """EfficientNet-lite0, the network of the ImageNet weights that `mtl_jax.models.pretrained` reads."""
 
+import itertools
 from typing import Any, NamedTuple
 
 import flax.linen as nn
-import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
-from mtl_jax.models.layers import ConvNorm, HeatmapStem, Norm, Stem, normalize_images
+from mtl_jax.models.backbones.backbone import Backbone, Block
+from mtl_jax.models.layers import ConvNorm, HeatmapStem, Norm, Stem
 
 
 class BlockSpec(NamedTuple):
@@ -39,45 +40,41 @@ BLOCKS = (
 EPSILON = 1e-3
 
 
-class EfficientNetLite0(nn.Module):
+class EfficientNetLite0(Backbone):
     """Inverted residual blocks to stride 32: ReLU6, TensorFlow's padding, no squeeze and excitation.
-
-    Attributes:
-        norm: Kind of normalisation; see `layers.normalization`.
-        dtype: Type of the activations.
 
     Reference: Tan and Le, "EfficientNet", ICML 2019 (arXiv:1905.11946); the lite variant is from
     github.com/tensorflow/tpu, `models/official/efficientnet/lite`.
     """
 
-    norm: Norm = "batch"
-    dtype: Any = jnp.float32
     mean = (127.0, 127.0, 127.0)
     std = (128.0, 128.0, 128.0)
 
-    @nn.compact
-    def __call__(
+    def setup(self) -> None:
+        """Makes the layers."""
+        self.stem = Stem(32, 3, 2, norm=self.norm, epsilon=EPSILON, activation=nn.relu6, dtype=self.dtype)
+        self.heatmap_stem = HeatmapStem(self.dtype)
+        for i, spec in enumerate(BLOCKS):
+            setattr(self, f"block{i}", InvertedResidual(spec, self.norm, self.dtype))
+
+    def entry(
         self,
         images: UInt8[Array, "batch height width 3"],
-        previous_images: UInt8[Array, "batch height width 3"] | None = None,
-        previous_heatmap: Float[Array, "batch rows columns 1"] | None = None,
-        train: bool = False,
-    ) -> tuple[Float[Array, "batch _height _width _channels"], ...]:
-        """Returns feature maps at strides 4, 8, 16 and 32."""
-        options = {"norm": self.norm, "dtype": self.dtype}
-        current, previous = (
-            normalize_images(frame, self.mean, self.std, self.dtype) for frame in (images, previous_images)
+        previous_images: UInt8[Array, "batch height width 3"] | None,
+        previous_heatmap: Float[Array, "batch rows columns 1"] | None,
+        train: bool,
+    ) -> Float[Array, "batch _rows _columns channels"]:
+        """Returns features of both frames and of the heat map at stride 4."""
+        x = self.stem(self.normalized(images), self.normalized(previous_images), train)
+        x = self.block1(self.block0(x, train), train)
+        return self.heatmap_stem(x, previous_heatmap)
+
+    def blocks(self) -> tuple[tuple[Block, ...], ...]:
+        """Returns the other blocks, by stride."""
+        starts = [2, *(i for i, spec in enumerate(BLOCKS) if spec.stride == 2 and i > 2), len(BLOCKS)]
+        return tuple(
+            tuple(getattr(self, f"block{i}") for i in range(*ends)) for ends in itertools.pairwise(starts)
         )
-        stem = Stem(32, 3, 2, epsilon=EPSILON, activation=nn.relu6, **options, name="stem")
-        x = stem(current, previous, train)
-        features = []
-        for i, spec in enumerate(BLOCKS):
-            if spec.stride == 2 and i > 1:
-                features.append(x)
-            x = InvertedResidual(spec, **options, name=f"block{i}")(x, train)
-            if i == 1:
-                x = HeatmapStem(self.dtype, name="heatmap_stem")(x, previous_heatmap)
-        return (*features, x)
 
 
 class InvertedResidual(nn.Module):

@@ -3,67 +3,56 @@
 from typing import Any
 
 import flax.linen as nn
-import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
+from mtl_jax.models.backbones.backbone import Backbone, Block
 from mtl_jax.models.convolution import max_pool
-from mtl_jax.models.layers import ConvNorm, HeatmapStem, Norm, Stem, normalize_images
+from mtl_jax.models.layers import ConvNorm, HeatmapStem, Norm, Stem
 
 
-class ResNet(nn.Module):
+class ResNet(Backbone):
     """Residual network to stride 32.
 
     Module names, paddings and the place of the strides are torchvision's: `layer1_0.conv1.conv` here is
     `layer1.0.conv1` there, `layer1_0.conv1.norm` is `layer1.0.bn1`, `downsample` holds `downsample.0` and `.1`.
 
     Attributes:
-        blocks: Residual blocks at strides 4, 8, 16 and 32.
+        depths: Residual blocks at strides 4, 8, 16 and 32.
         bottleneck: Blocks of 1×1, 3×3 and 1×1 convolutions, four times as wide, in place of two 3×3.
-        norm: Kind of normalisation; see `layers.normalization`.
-        dtype: Type of the activations.
 
     Reference: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016 (arXiv:1512.03385).
     """
 
-    blocks: tuple[int, int, int, int]
+    depths: tuple[int, int, int, int] = (2, 2, 2, 2)
     bottleneck: bool = False
-    norm: Norm = "batch"
-    dtype: Any = jnp.float32
-    mean = (123.675, 116.28, 103.53)
-    std = (58.395, 57.12, 57.375)
 
-    @nn.compact
-    def __call__(
+    def setup(self) -> None:
+        """Makes the layers."""
+        self.conv1 = Stem(64, 7, 2, [(3, 3), (3, 3)], norm=self.norm, dtype=self.dtype)
+        self.heatmap_stem = HeatmapStem(self.dtype)
+        for stage, depth in enumerate(self.depths):
+            layer = [
+                ResidualBlock(
+                    64 * 2**stage, 2 if stage > 0 and i == 0 else 1, self.bottleneck, self.norm, self.dtype
+                )
+                for i in range(depth)
+            ]
+            setattr(self, f"layer{stage + 1}", layer)
+
+    def entry(
         self,
         images: UInt8[Array, "batch height width 3"],
-        previous_images: UInt8[Array, "batch height width 3"] | None = None,
-        previous_heatmap: Float[Array, "batch rows columns 1"] | None = None,
-        train: bool = False,
-    ) -> tuple[Float[Array, "batch _height _width _channels"], ...]:
-        """Returns feature maps at strides 4, 8, 16 and 32."""
-        current, previous = (
-            normalize_images(frame, self.mean, self.std, self.dtype) for frame in (images, previous_images)
-        )
-        x = Stem(64, 7, 2, [(3, 3), (3, 3)], norm=self.norm, dtype=self.dtype, name="conv1")(
-            current, previous, train
-        )
-        x = max_pool(x, size=3, stride=2, padding=1)
-        x = HeatmapStem(self.dtype, name="heatmap_stem")(x, previous_heatmap)
-        features = []
-        for stage, count in enumerate(self.blocks):
-            for i in range(count):
-                stride = 2 if stage > 0 and i == 0 else 1
-                block = ResidualBlock(
-                    64 * 2**stage,
-                    stride,
-                    self.bottleneck,
-                    self.norm,
-                    self.dtype,
-                    name=f"layer{stage + 1}_{i}",
-                )
-                x = block(x, train)
-            features.append(x)
-        return tuple(features)
+        previous_images: UInt8[Array, "batch height width 3"] | None,
+        previous_heatmap: Float[Array, "batch rows columns 1"] | None,
+        train: bool,
+    ) -> Float[Array, "batch _rows _columns channels"]:
+        """Returns features of both frames and of the heat map at stride 4."""
+        x = self.conv1(self.normalized(images), self.normalized(previous_images), train)
+        return self.heatmap_stem(max_pool(x, size=3, stride=2, padding=1), previous_heatmap)
+
+    def blocks(self) -> tuple[tuple[Block, ...], ...]:
+        """Returns the residual blocks of each stage."""
+        return tuple(tuple(getattr(self, f"layer{stage + 1}")) for stage in range(len(self.depths)))
 
 
 class ResidualBlock(nn.Module):

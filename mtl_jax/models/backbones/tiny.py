@@ -1,15 +1,15 @@
 """A small backbone that trains in minutes on a CPU."""
 
-from typing import Any
+import functools
 
 import flax.linen as nn
-import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
-from mtl_jax.models.layers import ConvNorm, HeatmapStem, Norm, Stem, normalize_images
+from mtl_jax.models.backbones.backbone import Backbone, Block
+from mtl_jax.models.layers import ConvNorm, HeatmapStem, Stem
 
 
-class Tiny(nn.Module):
+class Tiny(Backbone):
     """A 3×3 convolution at stride 2, then one residual block of 3×3 convolutions at each of the strides 4, 8 and 16.
 
     Resolution is reduced by convolutions over patches, which do not overlap: they are matrix products, whereas the
@@ -19,39 +19,47 @@ class Tiny(nn.Module):
 
     Attributes:
         channels: Channels at strides 4, 8 and 16.
-        norm: Kind of normalisation; see `layers.normalization`.
-        dtype: Type of the activations.
     """
 
     channels: tuple[int, int, int] = (32, 64, 96)
-    norm: Norm = "batch"
-    dtype: Any = jnp.float32
     mean = (127.0, 127.0, 127.0)
     std = (128.0, 128.0, 128.0)
 
-    @nn.compact
-    def __call__(
+    def setup(self) -> None:
+        """Makes the layers."""
+        conv = functools.partial(ConvNorm, norm=self.norm, dtype=self.dtype)
+        first = self.channels[0]
+        self.stem = Stem(first // 2, 2, 2, norm=self.norm, dtype=self.dtype)
+        self.stem_conv = conv(first // 2)
+        self.stem_reduce = conv(first, 2, 2)
+        self.heatmap_stem = HeatmapStem(self.dtype)
+        for i, channels in enumerate(self.channels):
+            if i > 0:
+                setattr(self, f"stage{i}_reduce", conv(channels, 2, 2))
+            setattr(self, f"stage{i}_conv1", conv(channels))
+            setattr(self, f"stage{i}_conv2", conv(channels, activation=None))
+
+    def entry(
         self,
         images: UInt8[Array, "batch height width 3"],
-        previous_images: UInt8[Array, "batch height width 3"] | None = None,
-        previous_heatmap: Float[Array, "batch rows columns 1"] | None = None,
-        train: bool = False,
-    ) -> tuple[Float[Array, "batch _height _width _channels"], ...]:
-        """Returns feature maps at strides 4, 8 and 16."""
-        options = {"norm": self.norm, "dtype": self.dtype}
-        current, previous = (
-            normalize_images(frame, self.mean, self.std, self.dtype) for frame in (images, previous_images)
+        previous_images: UInt8[Array, "batch height width 3"] | None,
+        previous_heatmap: Float[Array, "batch rows columns 1"] | None,
+        train: bool,
+    ) -> Float[Array, "batch rows columns channels"]:
+        """Returns features of both frames and of the heat map at stride 4."""
+        x = self.stem(self.normalized(images), self.normalized(previous_images), train)
+        x = self.stem_reduce(self.stem_conv(x, train), train)
+        return self.heatmap_stem(x, previous_heatmap)
+
+    def blocks(self) -> tuple[tuple[Block, ...], ...]:
+        """Returns a residual block for each stage, after a reduction in all but the first."""
+        return tuple(
+            (getattr(self, f"stage{i}_reduce"), functools.partial(self._residual, i))
+            if i > 0
+            else (functools.partial(self._residual, i),)
+            for i in range(len(self.channels))
         )
-        x = Stem(self.channels[0] // 2, 2, 2, **options, name="stem")(current, previous, train)
-        x = ConvNorm(self.channels[0] // 2, **options, name="stem_conv")(x, train)
-        x = ConvNorm(self.channels[0], 2, 2, **options, name="stem_reduce")(x, train)
-        x = HeatmapStem(self.dtype, name="heatmap_stem")(x, previous_heatmap)
-        features = []
-        for stage, channels in enumerate(self.channels):
-            if stage > 0:
-                x = ConvNorm(channels, 2, 2, **options, name=f"stage{stage}_reduce")(x, train)
-            y = ConvNorm(channels, **options, name=f"stage{stage}_conv1")(x, train)
-            y = ConvNorm(channels, activation=None, **options, name=f"stage{stage}_conv2")(y, train)
-            x = nn.relu(x + y)
-            features.append(x)
-        return tuple(features)
+
+    def _residual(self, i: int, x: Array, train: bool) -> Array:
+        y = getattr(self, f"stage{i}_conv1")(x, train)
+        return nn.relu(x + getattr(self, f"stage{i}_conv2")(y, train))
