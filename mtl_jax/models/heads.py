@@ -1,4 +1,4 @@
-"""Heads: from the shared feature map to what each task predicts at each of its cells."""
+"""Heads: from a feature map to what each task predicts at each of its cells."""
 
 import math
 from collections.abc import Mapping
@@ -32,10 +32,10 @@ class Heads(nn.Module):
 
     @nn.compact
     def __call__(
-        self, features: Float[Array, "batch height width inputs"]
+        self, features: Mapping[str, Float[Array, "batch height width _"]]
     ) -> dict[str, Float[Array, "batch height width _"]]:
-        """Returns the prediction of each task."""
-        return {task: self._head(task, channels, features) for task, channels in self.outputs.items()}
+        """Returns the prediction of each task from its feature map."""
+        return {task: self._head(task, channels, features[task]) for task, channels in self.outputs.items()}
 
     def _head(self, task: str, channels: int, x: Array) -> Array:
         hidden = Conv(self.channels, (3, 3), dtype=self.dtype, name=f"{task}_hidden")(x)

@@ -16,7 +16,8 @@ from mtl_jax.errors import UserError
 from mtl_jax.models import pretrained
 from mtl_jax.models.backbones.efficientnet_lite import EPSILON, EfficientNetLite0
 from mtl_jax.models.layers import ConvNorm
-from mtl_jax.models.network import build_network, initialize
+from mtl_jax.models.network import initialize
+from mtl_jax.models.sharing import build_network
 from mtl_jax.models.torch_file import read_tensors
 
 CONFIG = ModelConfig(backbone="efficientnet_lite0", neck_channels=8, head_channels=8, inputs="pair_heatmap")

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from mtl_jax.errors import UserError
-from mtl_jax.models.network import shared_mask
+from mtl_jax.models.dependence import shared_paths
 from mtl_jax.training.loop import build_experiment
 from mtl_jax.training.step import forward, init_state, make_diagnosis, make_step
+from mtl_jax.weighting.aggregation import select
 
 from .conftest import random_batch, replace
 
@@ -209,7 +210,7 @@ def test_average_lags_behind_the_parameters(trained):
 def test_diagnosis_equals_gradients_taken_one_by_one(trained, tiny_config):
     experiment, state, _ = trained
     batch = jax.tree.map(jnp.asarray, random_batch(tiny_config, 0))
-    is_shared = shared_mask(state.params["model"])
+    is_shared = shared_paths(experiment.network).__contains__
     rows = jax.device_get(jax.jit(make_diagnosis(experiment, is_shared))(state, batch))
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
 
@@ -219,8 +220,7 @@ def test_diagnosis_equals_gradients_taken_one_by_one(trained, tiny_config):
             return forward(experiment, params, state.batch_stats, batch, key)[0][task]
 
         grads = jax.grad(loss)(state.params["model"])
-        leaves = zip(jax.tree.leaves(grads), jax.tree.leaves(is_shared), strict=True)
-        return jnp.concatenate([g.ravel() for g, shared in leaves if shared])
+        return jnp.concatenate([g.ravel() for g in jax.tree.leaves(select(grads, is_shared))])
 
     gradients = np.stack([gradient(task) for task in range(4)])
     norms = np.linalg.norm(gradients, axis=-1)
