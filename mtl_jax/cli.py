@@ -161,6 +161,9 @@ def _train(arguments: list[str]) -> None:
     defaults = load_experiment(Path(experiment)) if experiment else Config()
     arguments, defaults = named_options(arguments, defaults, "weighting", "scheme", "hyperparameters")
     arguments, defaults = named_options(arguments, defaults, "tracker", "name", "options")
+    arguments, defaults = named_options(
+        arguments, defaults, "model", "sharing", "sharing_options", "--model.sharing"
+    )
 
     def train(
         workdir: Path,
@@ -173,7 +176,7 @@ def _train(arguments: list[str]) -> None:
 
         `--weighting NAME` chooses another loss weighting scheme, and `--weighting.HYPERPARAMETER VALUE` sets what that
         one has: `--weighting cagrad --weighting.c 0.4`. `--tracker NAME` and `--tracker.OPTION VALUE` do the same for
-        the tracker.
+        the tracker, `--model.sharing NAME` and `--model.sharing.OPTION VALUE` for what tasks share.
 
         Args:
             workdir: Directory of the run.

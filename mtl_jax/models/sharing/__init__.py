@@ -9,10 +9,43 @@ from mtl_jax.models.backbones import build_backbone
 from mtl_jax.models.heads import Heads
 from mtl_jax.models.necks.fpn import FPN
 from mtl_jax.models.network import MultiTaskNetwork
+from mtl_jax.models.sharing.adashare import AdaShare
+from mtl_jax.models.sharing.branched import Branched
+from mtl_jax.models.sharing.cascade import Cascade
+from mtl_jax.models.sharing.cross_stitch import CrossStitch
+from mtl_jax.models.sharing.dselect_k import DSelectK
 from mtl_jax.models.sharing.hard import Hard
+from mtl_jax.models.sharing.hierarchical import Hierarchical
+from mtl_jax.models.sharing.mmoe import MMoE
+from mtl_jax.models.sharing.mtan import MTAN
+from mtl_jax.models.sharing.mti_net import MtiNet
+from mtl_jax.models.sharing.nddr import NDDR
+from mtl_jax.models.sharing.pad_net import PadNet
+from mtl_jax.models.sharing.parallel import Parallel
+from mtl_jax.models.sharing.ple import CGC, PLE
+from mtl_jax.models.sharing.sluice import Sluice
+from mtl_jax.models.sharing.soft import Soft
+from mtl_jax.models.sharing.tree import Tree
 
 SHARING: dict[str, type[MultiTaskNetwork]] = {
     "hard": Hard,
+    "tree": Tree,
+    "single": Parallel,
+    "soft": Soft,
+    "cross_stitch": CrossStitch,
+    "sluice": Sluice,
+    "nddr": NDDR,
+    "mtan": MTAN,
+    "mmoe": MMoE,
+    "cgc": CGC,
+    "ple": PLE,
+    "dselect_k": DSelectK,
+    "hierarchical": Hierarchical,
+    "cascade": Cascade,
+    "pad_net": PadNet,
+    "mti_net": MtiNet,
+    "branched": Branched,
+    "adashare": AdaShare,
 }
 
 
