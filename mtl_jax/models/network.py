@@ -34,6 +34,7 @@ class MultiTaskNetwork(nn.Module):
         make_neck: Returns a new neck, from feature maps to the one at stride 4; takes its name.
         heads: From the feature map of each task to its prediction.
         inputs: What is looked at; see `ModelConfig.inputs`.
+        clip_length: Frames in a clip; clips come whole, one after the other, in training.
         channels: Channels of the feature maps that necks make.
         norm: Kind of normalisation in the architecture's own layers; see `layers.normalization`.
         dtype: Type of the activations.
@@ -56,6 +57,7 @@ class MultiTaskNetwork(nn.Module):
     make_neck: Callable[..., nn.Module]
     heads: nn.Module
     inputs: Literal["frame", "pair", "pair_heatmap"] = "frame"
+    clip_length: int = 1
     channels: int = 32
     norm: Norm = "batch"
     dtype: Any = jnp.float32
@@ -138,9 +140,21 @@ def initialize(network: MultiTaskNetwork, key: PRNGKeyArray) -> dict[str, Any]:
     return jax.jit(network.init)(key, *example_inputs(network))
 
 
+def initial_memory(network: MultiTaskNetwork, variables: dict[str, Any], inputs: Frames) -> Any:
+    """Returns what a network remembers before the first frame of a video: nothing, but for some architectures.
+
+    Args:
+        network: The network.
+        variables: Its variables.
+        inputs: A frame, of the size of those to come.
+    """
+    _, updated = jax.eval_shape(lambda: network.apply(variables, *inputs, mutable=["memory"], method="trunk"))
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), updated.get("memory", {}))
+
+
 def example_inputs(network: MultiTaskNetwork, size: tuple[int, int] = (32, 32)) -> Frames:
-    """Returns inputs for one image of zeros."""
-    image = jnp.zeros((1, *size, 3), jnp.uint8)
+    """Returns inputs for a clip of zeros."""
+    image = jnp.zeros((network.clip_length, *size, 3), jnp.uint8)
     previous_image = None if network.inputs == "frame" else image
-    shape = (1, size[0] // STRIDE, size[1] // STRIDE, 1)
+    shape = (network.clip_length, size[0] // STRIDE, size[1] // STRIDE, 1)
     return image, previous_image, jnp.zeros(shape) if network.inputs == "pair_heatmap" else None

@@ -42,7 +42,7 @@ class Interrupted(Exception):
 
 def build_experiment(config: Config, num_classes: int) -> Experiment:
     """Returns the parts that a configuration describes."""
-    network = build_network(config.model, config.tasks, num_classes)
+    network = build_network(config.model, config.tasks, num_classes, config.data.clip_length)
     return Experiment(
         config=config,
         network=network,

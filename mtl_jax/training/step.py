@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mtl_jax import weighting
 from mtl_jax.config import Config, ModelConfig, Task, WeightingConfig
-from mtl_jax.models.network import Features, MultiTaskNetwork, initialize
+from mtl_jax.models.network import Features, Frames, MultiTaskNetwork, initialize
 from mtl_jax.structures import Batch
 from mtl_jax.tasks import STRIDE, TASKS, batch_targets
 from mtl_jax.tasks.targets import perturb_objects, render_heatmap
@@ -107,18 +107,14 @@ def takes_representation(config: WeightingConfig) -> bool:
 
 
 def network_inputs(
-    config: ModelConfig,
-    images: Array,
-    previous_images: Array,
-    previous_heatmap: Array,
-) -> dict[str, Array]:
-    """Returns the arguments that a network of this configuration takes, of those that there are."""
-    inputs = {"images": images}
-    if config.inputs != "frame":
-        inputs["previous_images"] = previous_images
-    if config.inputs == "pair_heatmap":
-        inputs["previous_heatmap"] = previous_heatmap
-    return inputs
+    config: ModelConfig, images: Array, previous_images: Array, previous_heatmap: Array
+) -> Frames:
+    """Returns what a network of this configuration looks at, of what there is; None in place of the rest."""
+    return (
+        images,
+        previous_images if config.inputs != "frame" else None,
+        previous_heatmap if config.inputs == "pair_heatmap" else None,
+    )
 
 
 def forward(
@@ -137,7 +133,7 @@ def forward(
     return losses, (labelled, batch_stats)
 
 
-def _frames(config: Config, batch: Batch, key: Array) -> dict[str, Array]:
+def _frames(config: Config, batch: Batch, key: Array) -> Frames:
     """Returns the network's inputs, frame by frame."""
     batch_size, time, height, width, _ = batch.images.shape
     previous = jnp.concatenate([batch.images[:, :1], batch.images[:, :-1]], axis=1)
@@ -155,7 +151,7 @@ def _features(
     """Returns the trunk's features, and the new batch statistics; the heads' parameters are not needed."""
     features, updated = experiment.network.apply(
         {"params": params, "batch_stats": batch_stats},
-        **_frames(experiment.config, batch, key),
+        *_frames(experiment.config, batch, key),
         train=True,
         mutable=["batch_stats"],
         rngs={"sharing": jax.random.fold_in(key, 1)},

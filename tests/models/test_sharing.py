@@ -11,15 +11,15 @@ import pytest
 from mtl_jax.config import ModelConfig
 from mtl_jax.errors import UserError
 from mtl_jax.models.dependence import tasks_of_parameters
-from mtl_jax.models.network import MultiTaskNetwork, example_inputs, initialize
+from mtl_jax.models.network import MultiTaskNetwork, example_inputs, initial_memory, initialize
 from mtl_jax.models.sharing import SHARING, build_network
 from mtl_jax.models.sharing.cross_stitch import mixture
 from mtl_jax.models.sharing.tree import Group, Split, parse_tree
 from mtl_jax.weighting.gradients import path_name
 
 TASKS = ("box", "classification", "motion", "identity")
+CLIP = 2
 ALL = {"all"}
-OWN = {"own"}
 TREE = {"tree": "(box classification | (motion | identity)@2)@1"}
 
 
@@ -104,6 +104,10 @@ EXPECTED = {
         | {f"neck_{task}": {task} for task in TASKS}
     ),
     "adashare": Expected({"backbone": ALL, "neck": ALL, "policy": ALL}),
+    "recurrent": Expected({"backbone": ALL, "neck": ALL, "gru": ALL}),
+    "temporal_attention": Expected(
+        {"backbone": ALL, "neck": ALL} | dict.fromkeys(("query", "key", "value", "output"), ALL)
+    ),
 }
 
 
@@ -111,7 +115,7 @@ def _network(name: str, tasks: tuple[str, ...] = TASKS, **options: Any) -> Multi
     config = ModelConfig(
         sharing=name, sharing_options=options, neck_channels=8, head_channels=8, embedding_dim=8
     )
-    return build_network(config, tasks, num_classes=3)
+    return build_network(config, tasks, num_classes=3, clip_length=CLIP)
 
 
 def _variables(network: MultiTaskNetwork, seed: int = 0) -> dict[str, Any]:
@@ -206,18 +210,15 @@ def test_shapes_in_both_modes_and_for_any_tasks(name):
             lambda v, t=train: _predictions(network, v, *_inputs(network), train=t), shapes
         )
         for task, predictions in outputs.items():
-            assert {x.shape for x in predictions} == {(1, 8, 16, channels[task])}
+            assert {x.shape for x in predictions} == {(CLIP, 8, 16, channels[task])}
             assert {x.dtype for x in predictions} == {jnp.dtype("float32")}
     for tasks in (("identity",), ("motion", "box")):
         few = _network(name, tasks)
         shapes = jax.eval_shape(lambda key, n=few: initialize(n, key), jax.random.key(0))
         outputs = jax.eval_shape(lambda v, n=few: _predictions(n, v, *_inputs(n), train=True), shapes)
         assert tuple(sorted(outputs)) == tuple(sorted(tasks))
-    half = build_network(
-        ModelConfig(sharing=name, sharing_options=EXPECTED[name].options, dtype="bfloat16"),
-        TASKS,
-        num_classes=3,
-    )
+    half_config = ModelConfig(sharing=name, sharing_options=EXPECTED[name].options, dtype="bfloat16")
+    half = build_network(half_config, TASKS, num_classes=3, clip_length=CLIP)
     shapes = jax.eval_shape(lambda key: initialize(half, key), jax.random.key(0))
     outputs = jax.eval_shape(lambda v: _predictions(half, v, *_inputs(half), train=True), shapes)
     assert {x.dtype for x in jax.tree.leaves((shapes, outputs))} == {jnp.dtype("float32")}
@@ -360,6 +361,43 @@ def test_adashare_asks_for_few_blocks_and_for_the_same():
     np.testing.assert_allclose(network.penalty(alike), 0, atol=1e-6)
     one_apart = alike | {"policy1": jnp.zeros((4, 2)).at[2, 0].set(100.0)}
     np.testing.assert_allclose(network.penalty(one_apart), 2 / 3 * 3 * 0.5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["recurrent", "temporal_attention"])
+def test_frames_one_by_one_are_as_the_whole_clip(name):
+    options = {} if name == "recurrent" else {"frames": 2}
+    config = ModelConfig(sharing=name, sharing_options=options, neck_channels=8, head_channels=8)
+    network = build_network(config, TASKS, num_classes=3, clip_length=5)
+    variables = _variables(network)
+    inputs = _inputs(network)
+
+    @jax.jit
+    def whole(*inputs: Any) -> Any:
+        return network.apply(variables, *inputs, method="trunk")
+
+    @jax.jit
+    def online(memory: Any, *frame: Any) -> Any:
+        features, updated = network.apply(
+            {**variables, "memory": memory}, *frame, mutable=["memory"], method="trunk"
+        )
+        return features, updated["memory"]
+
+    clip = whole(*inputs)
+    memory = initial_memory(network, variables, tuple(x[:1] for x in inputs))
+    for t in range(5):
+        features, memory = online(memory, *(x[t : t + 1] for x in inputs))
+        np.testing.assert_allclose(features[0], clip[t], rtol=1e-3, atol=1e-3)
+    # What was seen before counts, what comes later does not.
+    images = inputs[0].at[3].set(255 - inputs[0][3])
+    changed = np.abs(whole(images, *inputs[1:]) - clip).max(axis=(1, 2, 3))
+    np.testing.assert_array_equal(changed[:3], 0)
+    assert (changed[3:] > 1e-3).all()
+
+
+def test_what_remembers_needs_clips():
+    network = build_network(ModelConfig(sharing="recurrent"), TASKS, num_classes=3)
+    with pytest.raises(UserError, match=r"data.clip_length: found 1, .*; give 2 or more"):
+        jax.eval_shape(lambda key: initialize(network, key), jax.random.key(0))
 
 
 def test_trees_are_read():

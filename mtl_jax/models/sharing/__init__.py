@@ -23,8 +23,10 @@ from mtl_jax.models.sharing.nddr import NDDR
 from mtl_jax.models.sharing.pad_net import PadNet
 from mtl_jax.models.sharing.parallel import Parallel
 from mtl_jax.models.sharing.ple import CGC, PLE
+from mtl_jax.models.sharing.recurrent import Recurrent
 from mtl_jax.models.sharing.sluice import Sluice
 from mtl_jax.models.sharing.soft import Soft
+from mtl_jax.models.sharing.temporal_attention import TemporalAttention
 from mtl_jax.models.sharing.tree import Tree
 
 SHARING: dict[str, type[MultiTaskNetwork]] = {
@@ -46,16 +48,21 @@ SHARING: dict[str, type[MultiTaskNetwork]] = {
     "mti_net": MtiNet,
     "branched": Branched,
     "adashare": AdaShare,
+    "recurrent": Recurrent,
+    "temporal_attention": TemporalAttention,
 }
 
 
-def build_network(config: ModelConfig, tasks: tuple[Task, ...], num_classes: int) -> MultiTaskNetwork:
+def build_network(
+    config: ModelConfig, tasks: tuple[Task, ...], num_classes: int, clip_length: int = 1
+) -> MultiTaskNetwork:
     """Returns the network that a configuration describes.
 
     Args:
         config: The network's part of the configuration.
         tasks: Tasks that get a head.
         num_classes: Classes of objects.
+        clip_length: Frames in a training clip.
 
     Raises:
         UserError: There is no such backbone or architecture, or it has no such option.
@@ -72,6 +79,7 @@ def build_network(config: ModelConfig, tasks: tuple[Task, ...], num_classes: int
         "make_neck": functools.partial(FPN, config.neck_channels, norm, config.dtype),
         "heads": Heads({task: outputs[task] for task in tasks}, config.head_channels, config.dtype),
         "inputs": config.inputs,
+        "clip_length": clip_length,
         "channels": config.neck_channels,
         "norm": norm,
         "dtype": config.dtype,
