@@ -28,6 +28,7 @@ commands:
   quickstart      data, training under two weightings, evaluation and report, in minutes on a CPU
   data prepare    make a data set of videos ready for training
   data inspect    draw a sheet of its frames with boxes, classes and identities
+  describe        what an experiment's network shares between tasks, and what that costs
   train           train an experiment, or go on with one: train --resume RUN
   evaluate        score a run, or any MOTChallenge result files
   track           find and follow objects in a video, or follow detections of any detector
@@ -66,6 +67,7 @@ def _dispatch(arguments: list[str]) -> None:
         "quickstart": lambda rest: _run(quickstart, rest, "mtl-jax quickstart"),
         "data prepare": lambda rest: _run(data_prepare, rest, "mtl-jax data prepare"),
         "data inspect": lambda rest: _run(data_inspect, rest, "mtl-jax data inspect"),
+        "describe": _describe,
         "train": _train,
         "evaluate": lambda rest: _run(evaluate, rest, "mtl-jax evaluate"),
         "track": _track,
@@ -157,13 +159,7 @@ def _train(arguments: list[str]) -> None:
 
     The experiment file gives the defaults of the configuration's options, so it is read first.
     """
-    experiment = next((a for a in arguments[:1] if not a.startswith("-")), None)
-    defaults = load_experiment(Path(experiment)) if experiment else Config()
-    arguments, defaults = named_options(arguments, defaults, "weighting", "scheme", "hyperparameters")
-    arguments, defaults = named_options(arguments, defaults, "tracker", "name", "options")
-    arguments, defaults = named_options(
-        arguments, defaults, "model", "sharing", "sharing_options", "--model.sharing"
-    )
+    experiment, arguments, defaults = _read_experiment(arguments)
 
     def train(
         workdir: Path,
@@ -189,7 +185,74 @@ def _train(arguments: list[str]) -> None:
     elif experiment is None and not {"-h", "--help"} & set(arguments):
         raise UserError("train: no experiment; give a file such as experiments/pets2009.py, or --resume RUN")
     else:
-        tyro.cli(train, args=arguments[1:] if experiment else arguments, prog="mtl-jax train EXPERIMENT")
+        tyro.cli(train, args=arguments, prog="mtl-jax train EXPERIMENT")
+
+
+def _read_experiment(arguments: list[str]) -> tuple[str | None, list[str], Config]:
+    """Returns the experiment's file, if the first argument is one, the other arguments, and its configuration.
+
+    Options of what is chosen by name are in the configuration already.
+    """
+    experiment = next((a for a in arguments[:1] if not a.startswith("-")), None)
+    config = load_experiment(Path(experiment)) if experiment else Config()
+    arguments = arguments[1:] if experiment else arguments
+    arguments, config = named_options(arguments, config, "weighting", "scheme", "hyperparameters")
+    arguments, config = named_options(arguments, config, "tracker", "name", "options")
+    arguments, config = named_options(
+        arguments, config, "model", "sharing", "sharing_options", "--model.sharing"
+    )
+    return experiment, arguments, config
+
+
+def _describe(arguments: list[str]) -> None:
+    """Reads `EXPERIMENT [--sharing NAME ...] [--key value]`, and describes."""
+    experiment, arguments, defaults = _read_experiment(arguments)
+
+    def describe(
+        sharing: tuple[str, ...] = (),
+        classes: int = 0,
+        plot: Path | None = None,
+        json_only: Annotated[bool, tyro.conf.arg(name="json")] = False,
+        config: Annotated[Config, tyro.conf.arg(name="")] = defaults,
+    ) -> None:
+        """Tells which parameters of an experiment's network which tasks use, and what it costs; nothing is trained.
+
+        `mtl-jax describe EXPERIMENT [--model.sharing NAME] [--plot FILE.png]`; `--sharing hard mtan mmoe` compares
+        several architectures. Every field of the configuration is an option, as in `mtl-jax train`.
+
+        Args:
+            sharing: Architectures to compare, or `all`; the experiment's own, if empty.
+            classes: Classes of objects; 0: as many as the data set has, one where it is not prepared.
+            plot: Where to draw the network, as PNG, SVG or PDF; with several, a file each, `FILE_NAME.png`.
+            json_only: Print one JSON object and nothing else.
+            config: The configuration.
+        """
+        from mtl_jax.describe import compare
+        from mtl_jax.reporting import tables
+
+        described = compare(config, sharing, classes, plot)
+        if json_only:
+            print(json.dumps(described, indent=2))
+            return
+        rows = [{"sharing": name} | entry["costs"] for name, entry in described.items()]
+        tables.print_table(rows, [tables.Column(key, key, *_style(key)) for key in rows[0]])
+        for name, entry in described.items():
+            parts = [
+                part
+                | {"tasks": "all" if len(part["tasks"]) == len(config.tasks) else ", ".join(part["tasks"])}
+                for part in entry["parts"]
+            ]
+            print(f"\n{name}: which tasks' gradients reach which parameters")
+            tables.print_table(parts, [tables.Column(key, key, *_style(key)) for key in parts[0]])
+
+    if experiment is None and not {"-h", "--help"} & set(arguments):
+        raise UserError("describe: no experiment; give a file such as experiments/pets2009.py")
+    tyro.cli(describe, args=arguments, prog="mtl-jax describe EXPERIMENT")
+
+
+def _style(key: str) -> tuple[str, None]:
+    """Returns the format of a column of `describe`; none has a best value."""
+    return (".3g" if key.endswith(("FLOPs", "MiB")) else ",d"), None
 
 
 def resume_run(resume: Path) -> None:

@@ -39,13 +39,15 @@ class Heads(nn.Module):
 
     def _head(self, task: str, channels: int, x: Array) -> Array:
         hidden = Conv(self.channels, (3, 3), dtype=self.dtype, name=f"{task}_hidden")(x)
-        init = {}
-        if task == "classification":
-            # Objects are rare: without the prior the loss of the many empty cells drowns the rest at first
-            # (Lin et al., "Focal Loss for Dense Object Detection", arXiv:1708.02002).
-            init = {
-                "kernel_init": nn.initializers.zeros,
-                "bias_init": nn.initializers.constant(math.log(PRIOR / (1 - PRIOR))),
-            }
-        output = Conv(channels, (1, 1), dtype=self.dtype, name=f"{task}_output", **init)
+        output = Conv(channels, (1, 1), dtype=self.dtype, name=f"{task}_output", **output_init(task))
         return output(nn.leaky_relu(hidden, 0.1)).astype(jnp.float32)
+
+
+def output_init(task: str) -> dict[str, Any]:
+    """Returns how a task's last layer starts, as arguments of `Conv`."""
+    if task != "classification":
+        return {}
+    # Objects are rare: without the prior the loss of the many empty cells drowns the rest at first (Lin et al., "Focal
+    # Loss for Dense Object Detection", arXiv:1708.02002).
+    bias = nn.initializers.constant(math.log(PRIOR / (1 - PRIOR)))
+    return {"kernel_init": nn.initializers.zeros, "bias_init": bias}

@@ -43,9 +43,9 @@ class AdaShare(MultiTaskNetwork):
         entry = backbone.entry(*frames, train)
         x = jnp.tile(entry, (number, 1, 1, 1))
         outputs, skippable = [], 0
-        for blocks in backbone.blocks():
-            for block in blocks:
-                y = block(x, train)
+        for stage, blocks in enumerate(backbone.blocks()):
+            for place in range(len(blocks)):
+                y = backbone.block(stage, place, x, train)
                 if y.shape == x.shape:
                     # Running is a little likelier at first: a network without blocks learns nothing.
                     logits = self.param(

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from mtl_jax.models.heads import output_init
 from mtl_jax.models.layers import Conv, ConvNorm
 from mtl_jax.models.network import MultiTaskNetwork
 
@@ -45,9 +46,8 @@ class Early(MultiTaskNetwork):
     def predict_early(self, name: str, task: str, x: Float[Array, "batch rows columns channels"]) -> Array:
         """Returns a prediction for a task, from a 1×1 convolution."""
         outputs: Any = self.heads
-        # From zero: an early prediction must not start far off.
-        init = {"kernel_init": nn.initializers.zeros} if task == "classification" else {}
-        return Conv(outputs.outputs[task], (1, 1), dtype=self.dtype, name=name, **init)(x).astype(jnp.float32)
+        conv = Conv(outputs.outputs[task], (1, 1), dtype=self.dtype, name=name, **output_init(task))
+        return conv(x).astype(jnp.float32)
 
     def distil(
         self, name: str, features: dict[str, Float[Array, "batch rows columns channels"]]
