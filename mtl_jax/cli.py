@@ -33,7 +33,7 @@ commands:
   evaluate        score a run, or any MOTChallenge result files
   track           find and follow objects in a video, or follow detections of any detector
   tune tracker    search a tracker's thresholds on videos with ground truth
-  benchmark       times and memory as JSON: benchmark weighting, benchmark tracking
+  benchmark       times and memory as JSON: benchmark weighting, sharing, tracking
 
 `mtl-jax COMMAND --help` tells a command's arguments.
 """
@@ -73,6 +73,7 @@ def _dispatch(arguments: list[str]) -> None:
         "track": _track,
         "tune tracker": _tune_tracker,
         "benchmark weighting": lambda rest: _run(benchmark_weighting, rest, "mtl-jax benchmark weighting"),
+        "benchmark sharing": lambda rest: _run(benchmark_sharing, rest, "mtl-jax benchmark sharing"),
         "benchmark tracking": lambda rest: _run(benchmark_tracking, rest, "mtl-jax benchmark tracking"),
     }
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -464,6 +465,29 @@ def benchmark_weighting(
         print(json.dumps(weighting.run(tasks, parameters, schemes, repeats), indent=2))
     except ValueError as error:
         raise UserError(f"benchmark weighting: {error}") from error
+
+
+def benchmark_sharing(
+    sharing: tuple[str, ...] = (),
+    backbone: str = "tiny",
+    image_size: tuple[int, int] = (96, 128),
+    batch: int = 8,
+    repeats: int = 9,
+) -> None:
+    """Times a training step of each sharing architecture, beside that of one task with the same backbone, as JSON.
+
+    Args:
+        sharing: Architectures; all, if none is given.
+        backbone: Name of the backbone.
+        image_size: Height and width of the frames.
+        batch: Clips in a batch.
+        repeats: Runs of which the median is taken.
+    """
+    from mtl_jax.benchmark.sharing import run
+    from mtl_jax.training import cpu
+
+    cpu.prepare(1)  # as training does, but for one device
+    print(json.dumps(run(sharing, backbone, image_size, batch, repeats), indent=2))
 
 
 def benchmark_tracking(
