@@ -99,3 +99,31 @@ def test_multimnist_pairs(tmp_path):
     np.testing.assert_allclose(left, jnp.where(pairs.labels[:, 0] == 3, 1, 0.2))
     np.testing.assert_allclose(right, jnp.where(pairs.labels[:, 1] == 3, 1, 0.2))
     np.testing.assert_allclose(pairs.images[:, 0, -1, 0], 0)
+
+
+def test_architectures_are_ranked_against_single_networks():
+    experiment = load("sharing")
+    worse = {"AP": 20.0, "HOTA": 40.0, "rank1": 80.0, "motion_error": 2.0}
+    better = {"AP": 22.0, "HOTA": 44.0, "rank1": 88.0, "motion_error": 1.8}
+    results = {
+        "single": [{"scores": worse, "ms per step": 30.0}] * 2,
+        "hard": [{"scores": better, "ms per step": 10.0}] * 2,
+    }
+    costs = {name: {"parameters": 10, "GFLOPs": 1.0} for name in results}
+    hard, single = experiment["table"](results, costs)
+    assert (hard["sharing"], single["sharing"]) == ("hard", "single")
+    assert single["Δm"] == pytest.approx(0)
+    assert hard["Δm"] == pytest.approx(-10)
+
+
+@pytest.mark.slow
+def test_architectures_are_compared_and_gone_on_with(tmp_path):
+    experiment = load("sharing")
+    arguments = {"sharing": ("mmoe",), "seeds": 1, "steps": 4}
+    experiment["main"](tmp_path, **arguments)
+    first = (tmp_path / "results.json").read_text()
+    assert {row["sharing"] for row in json.loads(first)} == {"single", "mmoe"}
+    stamp = (tmp_path / "mmoe" / "seed0" / "result.json").stat().st_mtime_ns
+    experiment["main"](tmp_path, **arguments)
+    assert (tmp_path / "mmoe" / "seed0" / "result.json").stat().st_mtime_ns == stamp
+    assert (tmp_path / "results.json").read_text() == first
