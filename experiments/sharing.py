@@ -61,11 +61,11 @@ def run(config: Config, workdir: Path) -> dict:
     shutil.rmtree(workdir, ignore_errors=True)  # what a stopped comparison left of it
     trained, state = train(config, workdir)
     scores = summary(evaluate_state(trained, state, "test", workdir / "evaluation"))
-    # The first rows have compilation in them.
-    rates = [row["steps_per_second"] for row in read_metrics(workdir) if "steps_per_second" in row][1:]
+    rates = [row["steps_per_second"] for row in read_metrics(workdir) if "steps_per_second" in row]
+    rates = rates[1:] or rates  # the first has compilation in it
     result = {
         "steps": config.training.steps,
-        "ms per step": 1e3 / float(np.median(rates)) if rates else None,
+        "ms per step": 1e3 / float(np.median(rates)),
         "scores": {name: scores.get(name) for name in SCORES},
     }
     path.write_text(json.dumps(result) + "\n")
@@ -86,8 +86,9 @@ def table(results: dict[str, list[dict]], costs: dict[str, dict]) -> list[dict]:
     for name in results:
         found = scores(name)
         row = {"sharing": name}
-        for i, key in enumerate(SCORES):
-            row |= {key: found[:, i].mean(), f"{key} ±": found[:, i].std()}
+        for key, values in zip(SCORES, found.T, strict=True):
+            if np.isfinite(values).all():
+                row |= {key: values.mean(), f"{key} ±": values.std()}
         if comparable:
             deltas = delta_m(found, baseline, tuple(SCORES.values()))
             row |= {"Δm": deltas.mean(), "Δm ±": deltas.std()}
@@ -129,7 +130,7 @@ def main(
         # After each, so that what is there can be looked at.
         rows = table(results, costs)
         columns = [Column("sharing", "sharing")]
-        for key in rows[0]:
+        for key in dict.fromkeys(key for row in rows for key in row):
             if key != "sharing":
                 style = ",d" if key == "parameters" else ".3g" if key == "GFLOPs" else ".1f"
                 best = {True: "max", False: "min", None: None}[SCORES.get(key)]
