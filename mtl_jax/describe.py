@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from mtl_jax.config import Config
 from mtl_jax.data.datasets import open_dataset
 from mtl_jax.errors import UserError
-from mtl_jax.models.dependence import tasks_of_parameters
+from mtl_jax.models.dependence import by_path, tasks_of_parameters
 from mtl_jax.models.flops import count_flops
 from mtl_jax.models.graph import graph_of
 from mtl_jax.models.network import MultiTaskNetwork, example_inputs, initialize
@@ -161,13 +161,11 @@ def _classes(config: Config) -> int:
 
 
 def _parts(network: MultiTaskNetwork, params: Any) -> tuple[Part, ...]:
-    reached = jax.tree_util.tree_leaves_with_path(
-        tasks_of_parameters(network), is_leaf=lambda x: isinstance(x, tuple)
-    )
+    leaves = by_path(params)
     counts: dict[tuple[str, tuple[str, ...]], int] = {}
-    for (path, tasks), leaf in zip(reached, jax.tree.leaves(params), strict=True):
-        name = path[0].key
-        counts[name, tasks] = counts.get((name, tasks), 0) + math.prod(leaf.shape)
+    for path, tasks in by_path(tasks_of_parameters(network)).items():
+        part = path.split("/")[0], tasks
+        counts[part] = counts.get(part, 0) + math.prod(leaves[path].shape)
     return tuple(Part(name, tasks, count) for (name, tasks), count in counts.items())
 
 

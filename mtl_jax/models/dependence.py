@@ -7,7 +7,6 @@ from jax.extend import core
 from jaxtyping import PyTree
 
 from mtl_jax.models.network import MultiTaskNetwork, example_inputs, initialize
-from mtl_jax.weighting.gradients import path_name
 
 
 def tasks_of_parameters(network: MultiTaskNetwork) -> PyTree[tuple[str, ...]]:
@@ -53,10 +52,13 @@ def tasks_of_parameters(network: MultiTaskNetwork) -> PyTree[tuple[str, ...]]:
 
 def shared_paths(network: MultiTaskNetwork) -> frozenset[str]:
     """Returns the paths, such as `neck/output/conv/kernel`, of the parameters that several tasks' gradients reach."""
-    leaves = jax.tree_util.tree_leaves_with_path(
-        tasks_of_parameters(network), is_leaf=lambda x: isinstance(x, tuple)
-    )
-    return frozenset(path_name(path) for path, tasks in leaves if len(tasks) > 1)
+    return frozenset(path for path, tasks in by_path(tasks_of_parameters(network)).items() if len(tasks) > 1)
+
+
+def by_path(tree: PyTree) -> dict[str, Any]:
+    """Returns the leaves of a tree like a network's parameters by their paths, such as `neck/output/conv/kernel`."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: isinstance(x, tuple))
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
 def _follow(jaxpr: core.Jaxpr, inputs: list[frozenset[str]]) -> list[frozenset[str]]:

@@ -7,9 +7,8 @@ from typing import Any, NamedTuple
 import jax
 from jax.extend import core
 
-from mtl_jax.models.dependence import tasks_of_parameters
+from mtl_jax.models.dependence import by_path, tasks_of_parameters
 from mtl_jax.models.network import MultiTaskNetwork, example_inputs, initialize
-from mtl_jax.weighting.gradients import path_name
 
 
 class Node(NamedTuple):
@@ -58,16 +57,8 @@ def graph_of(network: MultiTaskNetwork) -> Graph:
             before = frozenset([name])
         sources.update(dict.fromkeys(equation.outvars, before))
 
-    reached = {
-        path_name(path): tasks
-        for path, tasks in jax.tree_util.tree_leaves_with_path(
-            tasks_of_parameters(network), is_leaf=lambda x: isinstance(x, tuple)
-        )
-    }
-    sizes = {
-        path_name(path): math.prod(leaf.shape)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(variables["params"])
-    }
+    reached = by_path(tasks_of_parameters(network))
+    sizes = {path: math.prod(leaf.shape) for path, leaf in by_path(variables["params"]).items()}
 
     def node(name: str) -> Node:
         own = [path for path in sizes if any(path.startswith(f"{start}/") for start in paths[name])]

@@ -10,12 +10,11 @@ import pytest
 
 from mtl_jax.config import ModelConfig
 from mtl_jax.errors import UserError
-from mtl_jax.models.dependence import tasks_of_parameters
+from mtl_jax.models.dependence import by_path, tasks_of_parameters
 from mtl_jax.models.network import MultiTaskNetwork, example_inputs, initial_memory, initialize
 from mtl_jax.models.sharing import SHARING, build_network
 from mtl_jax.models.sharing.cross_stitch import mixture
 from mtl_jax.models.sharing.tree import Group, Split, parse_tree
-from mtl_jax.weighting.gradients import path_name
 
 TASKS = ("box", "classification", "motion", "identity")
 CLIP = 2
@@ -158,11 +157,6 @@ def _predictions(
     return jax.jit(apply)(variables)
 
 
-def _by_path(tree: Any) -> dict[str, Any]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: isinstance(x, tuple))
-    return {path_name(path): leaf for path, leaf in leaves}
-
-
 def test_every_architecture_is_described():
     assert set(EXPECTED) == set(SHARING)
 
@@ -171,8 +165,8 @@ def test_every_architecture_is_described():
 def test_gradients_reach_what_they_should_and_nothing_else(name):
     expected = EXPECTED[name]
     network = _network(name, **expected.options)
-    found = _by_path(tasks_of_parameters(network))
-    assert set(found) == set(_by_path(_variables(network)["params"]))
+    found = by_path(tasks_of_parameters(network))
+    assert set(found) == set(by_path(_variables(network)["params"]))
     parts = expected.parts | {f"heads/{task}": {task} for task in TASKS}
     for path, tasks in found.items():
         matching = [part for part in parts if path.startswith(part)]
@@ -195,8 +189,8 @@ def test_what_is_traced_is_what_is_computed(name):
         outputs = _predictions(network, {**variables, "params": params}, *inputs, train=True)
         return jnp.stack([sum(jnp.sum(x**2) for x in outputs[task]) for task in TASKS])
 
-    gradients = _by_path(jax.jit(jax.jacrev(losses))(variables["params"]))
-    for path, tasks in _by_path(tasks_of_parameters(network)).items():
+    gradients = by_path(jax.jit(jax.jacrev(losses))(variables["params"]))
+    for path, tasks in by_path(tasks_of_parameters(network)).items():
         reached = tuple(task for task, row in zip(TASKS, gradients[path], strict=True) if np.any(row))
         assert np.isfinite(gradients[path]).all()
         if name in ("branched", "adashare"):  # what the sample leaves out gets nothing this time
@@ -312,7 +306,7 @@ def test_a_tie_measures_and_draws_together(tie):
     network = _network("soft", tie=tie, strength=1.0)
     params = _variables(network)["params"]
     value, gradient = jax.jit(jax.value_and_grad(network.penalty))(params)
-    trunks = [_by_path(params[f"backbone_{task}"]) for task in TASKS]
+    trunks = [by_path(params[f"backbone_{task}"]) for task in TASKS]
     rows = [np.stack([np.ravel(t[path]) for t in trunks]).astype(float) for path in trunks[0]]
     if tie == "l2":
         expected = sum(np.sum((r - r.mean(axis=0)) ** 2) for r in rows)
@@ -322,7 +316,7 @@ def test_a_tie_measures_and_draws_together(tie):
         expected = sum(s.sum() for _, s, _ in decompositions)
         slopes = [u @ v for u, _, v in decompositions]
     np.testing.assert_allclose(value, expected, rtol=1e-4)
-    found = [_by_path(gradient[f"backbone_{task}"]) for task in TASKS]
+    found = [by_path(gradient[f"backbone_{task}"]) for task in TASKS]
     for i, path in enumerate(trunks[0]):
         stacked = np.stack([np.ravel(g[path]) for g in found])
         np.testing.assert_allclose(stacked, slopes[i], rtol=2e-2, atol=2e-3)
