@@ -29,6 +29,7 @@ commands:
   data prepare    make a data set of videos ready for training
   data inspect    draw a sheet of its frames with boxes, classes and identities
   describe        what an experiment's network shares between tasks, and what that costs
+  affinity        which tasks help which, and what they had better share
   train           train an experiment, or go on with one: train --resume RUN
   evaluate        score a run, or any MOTChallenge result files
   track           find and follow objects in a video, or follow detections of any detector
@@ -68,6 +69,7 @@ def _dispatch(arguments: list[str]) -> None:
         "data prepare": lambda rest: _run(data_prepare, rest, "mtl-jax data prepare"),
         "data inspect": lambda rest: _run(data_inspect, rest, "mtl-jax data inspect"),
         "describe": _describe,
+        "affinity": _affinity,
         "train": _train,
         "evaluate": lambda rest: _run(evaluate, rest, "mtl-jax evaluate"),
         "track": _track,
@@ -249,6 +251,60 @@ def _describe(arguments: list[str]) -> None:
     if experiment is None and not {"-h", "--help"} & set(arguments):
         raise UserError("describe: no experiment; give a file such as experiments/pets2009.py")
     tyro.cli(describe, args=arguments, prog="mtl-jax describe EXPERIMENT")
+
+
+def _affinity(arguments: list[str]) -> None:
+    """Reads `EXPERIMENT --workdir RUN [--key value]`, and measures."""
+    experiment, arguments, defaults = _read_experiment(arguments)
+
+    def affinity(
+        workdir: Workdir,
+        times: int = 10,
+        batches: int = 4,
+        budget: float = 1.5,
+        config: Annotated[Config, tyro.conf.arg(name="")] = defaults,
+    ) -> None:
+        """Trains an experiment, measures which tasks help which, and proposes what to share.
+
+        `mtl-jax affinity EXPERIMENT --workdir RUN`. Every field of the configuration is an option, as in
+        `mtl-jax train`.
+
+        Args:
+            workdir: Where the run goes, and affinity.json, affinity.png and cosines.png.
+            times: How often is measured while it trains.
+            batches: Batches of each measurement.
+            budget: Operations that the proposed tree may have, relative to hard sharing.
+            config: The configuration.
+        """
+        from mtl_jax.affinity import measure
+        from mtl_jax.reporting import tables
+        from mtl_jax.training import cpu
+
+        cpu.prepare(config.data.batch_size)
+        result = measure(config, workdir, times, batches, budget)
+        tasks = result["tasks"]
+        print("A step for the row's task lowers the column's loss by ... percent:")
+        rows = [
+            {"": task} | {other: 100 * z for other, z in zip(tasks, row, strict=True)}
+            for task, row in zip(tasks, result["affinity"]["mean"], strict=True)
+        ]
+        tables.print_table(rows, [tables.Column(key, key, ".2f", None) for key in rows[0]])
+        for entry in result["groups"]:
+            groups = " | ".join(" ".join(group) for group in entry["groups"])
+            print(f"best in {entry['networks']}: {groups}")
+        tree = result["tree"]
+        if tree:
+            options = f"--model.sharing tree --model.sharing.tree '{tree}'"
+            print(f"proposed: mtl-jax train {experiment} --workdir RUN {options}")
+        else:
+            print(
+                f"proposed: hard sharing; no tree within {budget:g} times its operations parts what conflicts"
+            )
+        print(f"{workdir}: affinity.json, affinity.png, cosines.png")
+
+    if experiment is None and not {"-h", "--help"} & set(arguments):
+        raise UserError("affinity: no experiment; give a file such as experiments/pets2009.py")
+    tyro.cli(affinity, args=arguments, prog="mtl-jax affinity EXPERIMENT")
 
 
 def _style(key: str) -> tuple[str, None]:

@@ -39,29 +39,12 @@ class Graph(NamedTuple):
 
 def graph_of(network: MultiTaskNetwork) -> Graph:
     """Returns the graph of a network's forward pass; sums and mixtures without a layer are edges."""
-    variables = jax.eval_shape(lambda key: initialize(network, key), jax.random.key(0))
-    inputs = jax.eval_shape(lambda: example_inputs(network))
-    traced = jax.make_jaxpr(lambda variables, *inputs: network.apply(variables, *inputs))(variables, *inputs)
-
-    fed: dict[str, set[str]] = {}  # in the order in which they are first run
-    paths: dict[str, set[str]] = {}  # beginnings of the parameters' paths
-    sources: dict[Any, frozenset[str]] = {}
-    for equation in traced.jaxpr.eqns:
-        modules = _modules(str(equation.source_info.name_stack), network.tasks)
-        found = [sources.get(v, frozenset()) for v in equation.invars if not isinstance(v, core.Literal)]
-        before = frozenset().union(*found)
-        if modules is not None:
-            name, path = modules
-            fed.setdefault(name, set()).update(before - {name})
-            paths.setdefault(name, set()).update(path)
-            before = frozenset([name])
-        sources.update(dict.fromkeys(equation.outvars, before))
-
+    fed, parts = _trace(network)
     reached = by_path(tasks_of_parameters(network))
-    sizes = {path: math.prod(leaf.shape) for path, leaf in by_path(variables["params"]).items()}
+    sizes = {path: math.prod(leaf.shape) for path, leaf in by_path(_shapes(network)["params"]).items()}
 
     def node(name: str) -> Node:
-        own = [path for path in sizes if any(path.startswith(f"{start}/") for start in paths[name])]
+        own = [path for path in sizes if _belongs(path, parts[name])]
         tasks = [task for task in network.tasks if any(task in reached[path] for path in own)]
         return Node(name, tuple(tasks), sum(sizes[path] for path in own))
 
@@ -70,6 +53,45 @@ def graph_of(network: MultiTaskNetwork) -> Graph:
         (places[a], places[b]) for b, others in fed.items() for a in others if places[a] < places[b]
     )
     return Graph(tuple(node(name) for name in fed), tuple(edges))
+
+
+def parts_of_parameters(network: MultiTaskNetwork) -> dict[str, str]:
+    """Returns for the path of each parameter the name of the part that it belongs to, such as `backbone stage1`."""
+    _, parts = _trace(network)
+    return {
+        path: next((name for name, starts in parts.items() if _belongs(path, starts)), path.split("/")[0])
+        for path in by_path(_shapes(network)["params"])
+    }
+
+
+def _shapes(network: MultiTaskNetwork) -> Any:
+    return jax.eval_shape(lambda key: initialize(network, key), jax.random.key(0))
+
+
+def _belongs(path: str, starts: set[str]) -> bool:
+    return any(path.startswith(f"{start}/") for start in starts)
+
+
+def _trace(network: MultiTaskNetwork) -> tuple[dict[str, set[str]], dict[str, set[str]]]:
+    """Returns the parts that feed each part, in the order in which they run, and how its parameters' paths begin."""
+    inputs = jax.eval_shape(lambda: example_inputs(network))
+    traced = jax.make_jaxpr(lambda variables, *inputs: network.apply(variables, *inputs))(
+        _shapes(network), *inputs
+    )
+    fed: dict[str, set[str]] = {}
+    parts: dict[str, set[str]] = {}
+    sources: dict[Any, frozenset[str]] = {}
+    for equation in traced.jaxpr.eqns:
+        modules = _modules(str(equation.source_info.name_stack), network.tasks)
+        found = [sources.get(v, frozenset()) for v in equation.invars if not isinstance(v, core.Literal)]
+        before = frozenset().union(*found)
+        if modules is not None:
+            name, starts = modules
+            fed.setdefault(name, set()).update(before - {name})
+            parts.setdefault(name, set()).update(starts)
+            before = frozenset([name])
+        sources.update(dict.fromkeys(equation.outvars, before))
+    return fed, parts
 
 
 def _modules(stack: str, tasks: tuple[str, ...]) -> tuple[str, set[str]] | None:
