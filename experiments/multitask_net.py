@@ -141,7 +141,7 @@ class Pooled(nn.Module):
 
 
 class LinearHeads(nn.Module):
-    """A linear layer for each task.
+    """A linear layer for each task, on the one cell that pooling leaves.
 
     Attributes:
         outputs: Numbers that each task predicts.
@@ -152,10 +152,7 @@ class LinearHeads(nn.Module):
     @nn.compact
     def __call__(self, features: Mapping[str, Array]) -> dict[str, Array]:
         """Returns each task's numbers."""
-        return {
-            task: nn.Dense(number, name=task)(features[task][:, 0, 0])
-            for task, number in self.outputs.items()
-        }
+        return {task: nn.Dense(number, name=task)(features[task]) for task, number in self.outputs.items()}
 
 
 def build(sharing: str) -> MultiTaskNetwork:
@@ -179,11 +176,12 @@ def losses_of(network: MultiTaskNetwork) -> weighting.SplitLoss:
 
     def head(task: str, heads: Any, features: Any, clips: Clips) -> Float[Array, ""]:
         outputs: Any = network.apply({"params": {"heads": heads}}, features, method="predict")
+        found = outputs[task][:, 0, 0]
         if task == "bbox_reg":
-            return jnp.mean(optax.huber_loss(outputs[task], clips.boxes))
+            return jnp.mean(optax.huber_loss(found, clips.boxes))
         if task == "cls_score":
-            return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(outputs[task], clips.classes))
-        return jnp.mean((outputs[task] - clips.tracking) ** 2)
+            return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(found, clips.classes))
+        return jnp.mean((found - clips.tracking) ** 2)
 
     return weighting.SplitLoss(trunk, [functools.partial(head, task) for task in OUTPUTS])
 
@@ -216,7 +214,10 @@ def score(network: MultiTaskNetwork, params: Any, clips: Clips) -> list[float]:
     outputs: Any = jax.jit(lambda p, *frames: network.apply({"params": p}, *frames))(
         params, clips.frames, clips.before
     )
-    found, truth = (box_lib.from_center_size(x[:, :2], x[:, 2:]) for x in (outputs["bbox_reg"], clips.boxes))
+    outputs = {task: found[:, 0, 0] for task, found in outputs.items()}
+    found, truth = (
+        box_lib.from_center_size(x[:, :2], x[:, 2:]) for x in (outputs["bbox_reg"], jnp.asarray(clips.boxes))
+    )
     overlap = box_lib.iou(found, truth)
     right = outputs["cls_score"].argmax(axis=-1) == clips.classes
     errors = jnp.abs(outputs["tracking"] - clips.tracking)

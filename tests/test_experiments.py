@@ -137,9 +137,9 @@ def test_the_first_network_is_as_it_was():
     assert variables["params"]["backbone"]["stem"]["conv"]["kernel"].shape == (7, 7, 3, 16)
     outputs = jax.eval_shape(network.apply, variables, images, images)
     assert {task: x.shape for task, x in outputs.items()} == {
-        "bbox_reg": (2, 4),
-        "cls_score": (2, 4),
-        "tracking": (2, 2),
+        "bbox_reg": (2, 1, 1, 4),
+        "cls_score": (2, 1, 1, 4),
+        "tracking": (2, 1, 1, 2),
     }
     for task in outputs:
         assert variables["params"]["heads"][task]["kernel"].shape[0] == 512
