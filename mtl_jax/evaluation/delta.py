@@ -41,3 +41,9 @@ def delta_m(
         raise ValueError("delta_m: a baseline is zero, so there is no relative change")
     signs = np.where(higher_is_better, -1, 1)
     return np.asarray(100 * np.mean(signs * (scores - baseline) / baseline, axis=-1))
+
+
+def is_comparable(baseline: ArrayLike) -> bool:
+    """Whether `delta_m` can compare with these scores: not if one is zero or missing, as after a few steps."""
+    scores = np.asarray(baseline, float)
+    return bool(np.isfinite(scores).all() and scores.all())
