@@ -30,7 +30,7 @@ from jaxtyping import Array, Float, Int, UInt8
 from mtl_jax import boxes as box_lib
 from mtl_jax import weighting
 from mtl_jax.data import synthetic
-from mtl_jax.evaluation.delta import delta_m
+from mtl_jax.evaluation.delta import delta_m, is_comparable
 from mtl_jax.models.backbones.backbone import Backbone, Block
 from mtl_jax.models.dependence import shared_paths
 from mtl_jax.models.layers import ConvNorm, Stem
@@ -262,9 +262,11 @@ def table(results: Mapping[str, list[list[float]]]) -> list[dict]:
         row: dict[str, Any] = dict(zip(("sharing", "weighting"), name.split(", "), strict=True))
         for key, values in zip(SCORES, np.transpose(scores), strict=True):
             row |= {key: values.mean(), f"{key} ±": values.std()}
-        deltas = delta_m(scores, baseline, tuple(SCORES.values()))
-        rows.append(row | {"Δm": deltas.mean(), "Δm ±": deltas.std()})
-    return sorted(rows, key=lambda row: row["Δm"])
+        if is_comparable(baseline):
+            deltas = delta_m(scores, baseline, tuple(SCORES.values()))
+            row |= {"Δm": deltas.mean(), "Δm ±": deltas.std()}
+        rows.append(row)
+    return sorted(rows, key=lambda row: row.get("Δm", 0))
 
 
 def main(

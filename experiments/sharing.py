@@ -19,7 +19,7 @@ from mtl_jax.config import Config, ModelConfig, WeightingConfig
 from mtl_jax.data.datasets import prepare
 from mtl_jax.describe import describe
 from mtl_jax.errors import UserError
-from mtl_jax.evaluation.delta import delta_m
+from mtl_jax.evaluation.delta import delta_m, is_comparable
 from mtl_jax.evaluation.model import evaluate_state, summary
 from mtl_jax.models.sharing import SHARING, build_network
 from mtl_jax.quickstart import config as quickstart_config
@@ -79,9 +79,6 @@ def table(results: dict[str, list[dict]], costs: dict[str, dict]) -> list[dict]:
         return np.array([[row["scores"][key] for key in SCORES] for row in results[name]], float)
 
     baseline = scores("single").mean(axis=0)
-    comparable = (
-        np.isfinite(baseline).all() and baseline.all()
-    )  # not after a few steps, when nothing is found
     rows = []
     for name in results:
         found = scores(name)
@@ -89,7 +86,7 @@ def table(results: dict[str, list[dict]], costs: dict[str, dict]) -> list[dict]:
         for key, values in zip(SCORES, found.T, strict=True):
             if np.isfinite(values).all():
                 row |= {key: values.mean(), f"{key} ±": values.std()}
-        if comparable:
+        if is_comparable(baseline):
             deltas = delta_m(found, baseline, tuple(SCORES.values()))
             row |= {"Δm": deltas.mean(), "Δm ±": deltas.std()}
         row |= {"ms per step": float(np.median([r["ms per step"] for r in results[name]]))}

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mtl_jax.evaluation.delta import delta_m
+from mtl_jax.evaluation.delta import delta_m, is_comparable
 
 
 def test_lower_is_better_in_both_directions():
@@ -15,3 +15,9 @@ def test_what_does_not_fit():
         delta_m([1.0, 2.0], [1.0], (True,))
     with pytest.raises(ValueError, match="a baseline is zero"):
         delta_m([1.0], [0.0], (True,))
+
+
+def test_what_cannot_be_compared_with():
+    assert is_comparable([1.0, -2.0])
+    assert not is_comparable([1.0, 0.0])
+    assert not is_comparable([1.0, float("nan")])
