@@ -1,8 +1,9 @@
 import pytest
 
-from mtl_jax.config import Config, DataConfig, TrackerConfig, WeightingConfig, from_json, to_json
+from mtl_jax.config import Config, DataConfig, ModelConfig, TrackerConfig, WeightingConfig, from_json, to_json
 from mtl_jax.errors import UserError
 from mtl_jax.inference import build_tracker
+from mtl_jax.options import named_options
 
 
 def test_what_is_saved_comes_back():
@@ -50,3 +51,19 @@ def test_wrong_trackers_are_named(tracker, message):
 def test_tracker_of_a_configuration():
     tracker = build_tracker(TrackerConfig(name="sort", options={"match_iou": 1, "capacity": 5}))
     assert (type(tracker).__name__, tracker.match_iou, tracker.capacity) == ("Sort", 1.0, 5)
+
+
+def test_options_of_an_architecture_are_read_beside_those_of_the_model():
+    words = [
+        "--model.sharing",
+        "mmoe",
+        "--model.sharing.experts=8",
+        "--model.norm",
+        "group",
+        "--model.sharing-x",
+        "1",
+    ]
+    defaults = Config(model=ModelConfig(sharing="tree", sharing_options={"tree": "(box | motion)@1"}))
+    rest, config = named_options(words, defaults, "model", "sharing", "sharing_options", "--model.sharing")
+    assert rest == ["--model.norm", "group", "--model.sharing-x", "1"]
+    assert (config.model.sharing, config.model.sharing_options) == ("mmoe", {"experts": 8})

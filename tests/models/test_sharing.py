@@ -330,6 +330,30 @@ def test_a_tie_measures_and_draws_together(tie):
         np.testing.assert_allclose(value, 0, atol=1e-6)
 
 
+def test_a_tie_that_is_strong_makes_one_trunk_of_all(hard):
+    """A gradient step of size `1 / (2 strength)` on the penalty alone puts every trunk in the middle of all."""
+    strength = 1e4
+    network = _network("soft", strength=strength)
+    params = _variables(network)["params"]
+    gradient = jax.jit(jax.grad(network.penalty))(params)
+    params = jax.tree.map(lambda p, g: p - g / (2 * strength), params, gradient)
+    middle = params["backbone_box"]
+    for task in TASKS:
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), params[f"backbone_{task}"], middle
+        )
+    # With necks alike too it is hard sharing.
+    params |= {f"neck_{task}": params["neck_box"] for task in TASKS}
+    shared = {"backbone": middle, "neck": params["neck_box"], "heads": params["heads"]}
+    stats = hard[1]["batch_stats"]
+    soft_stats = {f"{part}_{task}": stats[part] for part in ("backbone", "neck") for task in TASKS}
+    inputs = _inputs(network)
+    found = _predictions(network, {"params": params, "batch_stats": soft_stats}, *inputs)
+    expected = _predictions(hard[0], {"params": shared, "batch_stats": stats}, *inputs)
+    for task in TASKS:
+        np.testing.assert_allclose(found[task][0], expected[task][0], rtol=1e-3, atol=1e-3)
+
+
 def test_dselect_k_chooses_experts_by_their_codes():
     network = _network("dselect_k", experts=4, selectors=2)
     codes = jnp.array([[9.0, -9.0], [-9.0, 9.0]])
