@@ -36,8 +36,8 @@ SCORES = {"AP": True, "HOTA": True, "rank1": True, "motion_error": False}
 """What tasks are judged by, and whether more is better: detection, tracking, identity, motion."""
 
 
-def experiment(sharing: str, seed: int, steps: int, data_dir: Path) -> Config:
-    """Returns the experiment: the quickstart's, all losses weighed alike, with another architecture."""
+def experiment(sharing: str, seed: int, steps: int, data_dir: Path, scheme: str = "equal") -> Config:
+    """Returns the experiment: the quickstart's, with another architecture and weighting."""
     config = quickstart_config("uncertainty", data_dir, seed)
     training = dataclasses.replace(
         config.training, steps=steps, diagnose_every=0, checkpoint_every=steps, log_every=50
@@ -46,7 +46,7 @@ def experiment(sharing: str, seed: int, steps: int, data_dir: Path) -> Config:
         config,
         name=f"sharing-{sharing}",
         model=ModelConfig(backbone="tiny", sharing=sharing, sharing_options=OPTIONS.get(sharing, {})),
-        weighting=WeightingConfig(scheme="equal"),
+        weighting=WeightingConfig(scheme=scheme),
         training=training,
     )
 
@@ -99,6 +99,7 @@ def main(
     sharing: tuple[str, ...] = tuple(SHARING),
     seeds: int = 3,
     steps: int = 1800,
+    weighting: str = "equal",
 ) -> None:
     """Trains every architecture and leaves a table.
 
@@ -107,6 +108,7 @@ def main(
         sharing: Architectures; `single` is always there.
         seeds: Number of seeds.
         steps: Steps of each run.
+        weighting: Weighting scheme of all; with `equal` it counts how large losses are where tasks share.
     """
     data_dir = output / "data"
     prepare("moving_objects/quickstart", data_dir)
@@ -115,7 +117,8 @@ def main(
     costs: dict[str, dict] = {}
     for name in dict.fromkeys(("single", *sharing)):
         runs = [
-            (experiment(name, seed, steps, data_dir), output / name / f"seed{seed}") for seed in range(seeds)
+            (experiment(name, seed, steps, data_dir, weighting), output / name / f"seed{seed}")
+            for seed in range(seeds)
         ]
         results[name] = [run(config, workdir) for config, workdir in runs]
         config, workdir = runs[0]

@@ -503,6 +503,7 @@ def benchmark_weighting(
     tasks: tuple[int, ...] = (2, 4, 8, 16, 40),
     parameters: tuple[int, ...] = (1_000_000, 25_000_000),
     schemes: tuple[str, ...] = (),
+    batch: int = 256,
     repeats: int = 9,
 ) -> None:
     """Times every loss weighting scheme beside a plain step, and prints JSON.
@@ -511,6 +512,7 @@ def benchmark_weighting(
         tasks: Numbers of tasks.
         parameters: Numbers of parameters that tasks share, about.
         schemes: Names; all, if not given.
+        batch: Examples in a batch.
         repeats: Runs of which medians are taken.
     """
     from mtl_jax.benchmark import weighting
@@ -518,7 +520,7 @@ def benchmark_weighting(
 
     cpu.prepare(1)  # as training does, but for one device
     try:
-        print(json.dumps(weighting.run(tasks, parameters, schemes, repeats), indent=2))
+        print(json.dumps(weighting.run(tasks, parameters, schemes, batch, repeats), indent=2))
     except ValueError as error:
         raise UserError(f"benchmark weighting: {error}") from error
 

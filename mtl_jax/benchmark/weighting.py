@@ -15,7 +15,7 @@ from mtl_jax.benchmark.timing import Compiled, compile_with, machine, medians
 from mtl_jax.progress import Progress
 from mtl_jax.weighting.gradients import Mode, split_heads, weighted_sum
 
-_BATCH, _FEATURES, _DEPTH, _HEAD = 256, 64, 4, 128
+_FEATURES, _DEPTH, _HEAD = 64, 4, 128
 _RATE = 1e-2
 
 
@@ -23,17 +23,19 @@ def run(
     tasks: Sequence[int] = (2, 4, 8, 16, 40),
     parameters: Sequence[int] = (1_000_000, 25_000_000),
     schemes: Sequence[str] = (),
+    batch: int = 256,
     repeats: int = 9,
 ) -> dict[str, Any]:
     """Returns times and memory, for each number of tasks and of shared parameters.
 
-    The network is a multilayer perceptron of 4 layers that all tasks share, and a head of 2 layers for each; the batch
-    is 256. The optimizer is SGD, so that little but the gradients is timed.
+    The network is a multilayer perceptron of 4 layers that all tasks share, and a head of 2 layers for each. The
+    optimizer is SGD, so that little but the gradients is timed.
 
     Args:
         tasks: Numbers of tasks.
         parameters: Numbers of shared parameters, about.
         schemes: Names; all, if empty.
+        batch: Examples in a batch: the gradients' work grows with it, the schemes' own does not.
         repeats: Runs of which the median is taken.
 
     Returns:
@@ -51,15 +53,17 @@ def run(
     with Progress("benchmark", len(tasks) * len(parameters) * (len(names) + 1)) as progress:
         for size in parameters:
             for number in tasks:
-                cases.append(_case(number, size, names, repeats, progress))
-    return {"benchmark": "weighting", **machine(), "batch": _BATCH, "repeats": repeats, "cases": cases}
+                cases.append(_case(number, size, names, batch, repeats, progress))
+    return {"benchmark": "weighting", **machine(), "batch": batch, "repeats": repeats, "cases": cases}
 
 
-def _case(number: int, size: int, names: list[str], repeats: int, progress: Progress) -> dict[str, Any]:
+def _case(
+    number: int, size: int, names: list[str], batch: int, repeats: int, progress: Progress
+) -> dict[str, Any]:
     width = round((size / (_DEPTH - 1)) ** 0.5)
     params = _initialize(jax.random.key(0), number, width)
-    x = jax.random.normal(jax.random.key(1), (_BATCH, _FEATURES))
-    y = jax.random.normal(jax.random.key(2), (_BATCH, number))
+    x = jax.random.normal(jax.random.key(1), (batch, _FEATURES))
+    y = jax.random.normal(jax.random.key(2), (batch, number))
     shared = sum(leaf.size for leaf in jax.tree.leaves(params["trunk"]))
 
     def plain(params: Any) -> Any:
