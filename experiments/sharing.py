@@ -54,17 +54,17 @@ def experiment(sharing: str, seed: int, steps: int, data_dir: Path, scheme: str 
 def run(config: Config, workdir: Path) -> dict:
     """Returns the scores of a run, which it trains if it is not there."""
     path = workdir / "result.json"
+    same = {"steps": config.training.steps, "weighting": config.weighting.scheme}
     if path.exists():
         result = json.loads(path.read_text())
-        if result["steps"] == config.training.steps:
+        if same.items() <= result.items():
             return result
     shutil.rmtree(workdir, ignore_errors=True)  # what a stopped comparison left of it
     trained, state = train(config, workdir)
     scores = summary(evaluate_state(trained, state, "test", workdir / "evaluation"))
     rates = [row["steps_per_second"] for row in read_metrics(workdir) if "steps_per_second" in row]
     rates = rates[1:] or rates  # the first has compilation in it
-    result = {
-        "steps": config.training.steps,
+    result = same | {
         "ms per step": 1e3 / float(np.median(rates)),
         "scores": {name: scores.get(name) for name in SCORES},
     }
