@@ -95,7 +95,8 @@ class ModelConfig:
     """The network."""
 
     backbone: str = "tiny"
-    """`tiny`, `resnet18`, `resnet34`, `resnet50`, `efficientnet_lite0`."""
+    """`tiny`, `resnet18`, `resnet34`, `resnet50`, `resnet101`, `dla34`, `convnext_tiny`, `vit_small`,
+    `efficientnet_lite0`, ..., `efficientnet_lite4`."""
     pretrained: bool = False
     """Start the backbone from ImageNet weights (`efficientnet_lite0`, with the extra `pretrained` installed)."""
     inputs: Literal["frame", "pair", "pair_heatmap"] = "pair_heatmap"
@@ -106,8 +107,9 @@ class ModelConfig:
     """Channels of the hidden layer of each head."""
     embedding_dim: int = 32
     """Length of the identity embedding."""
-    norm: Literal["batch", "group", "frozen"] = "batch"
-    """Batch norm over the global batch; group norm; batch norm with frozen statistics."""
+    norm: Literal["batch", "local", "group", "frozen"] = "batch"
+    """Batch norm over the global batch; over each device's share of it; group norm; batch norm with frozen statistics.
+    `convnext_tiny` and `vit_small` have layer norm in any case; the neck does as is said here."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the activations; parameters are float32."""
     heatmap_jitter: float = 0.05

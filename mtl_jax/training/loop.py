@@ -145,9 +145,10 @@ def _run(
         while step < training.steps and not stop.is_set():
             batch = mesh_lib.to_devices(next(batches), mesh)
             row: dict[str, float] = {}
-            if training.diagnose_every and step % training.diagnose_every == 0:
-                row |= _numbers(diagnose(state, batch))
-            state, metrics = step_fn(state, batch)
+            with jax.set_mesh(mesh):  # so that norm "local" knows what a device's share of the batch is
+                if training.diagnose_every and step % training.diagnose_every == 0:
+                    row |= _numbers(diagnose(state, batch))
+                state, metrics = step_fn(state, batch)
             step += 1
             last = step == training.steps
 

@@ -14,7 +14,7 @@ import pytest
 from mtl_jax.config import ModelConfig
 from mtl_jax.errors import UserError
 from mtl_jax.models import pretrained
-from mtl_jax.models.backbones.efficientnet_lite import EPSILON, EfficientNetLite0
+from mtl_jax.models.backbones.efficientnet_lite import EPSILON, EfficientNetLite
 from mtl_jax.models.layers import ConvNorm
 from mtl_jax.models.network import build_network, initialize
 from mtl_jax.models.torch_file import read_tensors
@@ -27,7 +27,7 @@ class Classifier(nn.Module):
 
     @nn.compact
     def __call__(self, images):
-        x = EfficientNetLite0(name="backbone")(images)[-1]
+        x = EfficientNetLite(name="backbone")(images)[-1]
         x = ConvNorm(1280, 1, epsilon=EPSILON, activation=nn.relu6, name="head")(x, train=False)
         return nn.Dense(1000, name="classifier")(x.mean((1, 2)))
 
@@ -108,7 +108,7 @@ def test_a_pair_network_starts_as_the_pretrained_one_for_single_frames(path, var
     image, previous = jnp.asarray(rng.integers(0, 256, (2, 1, 32, 32, 3)), jnp.uint8)
     heatmap = jnp.zeros((1, 8, 8, 1))
     backbone = {collection: tree["backbone"] for collection, tree in loaded.items()}
-    apply = jax.jit(EfficientNetLite0().apply)
+    apply = jax.jit(EfficientNetLite().apply)
     expected, found = apply(backbone, image), apply(backbone, image, previous, heatmap)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), expected, found)
     # With objects in the frame before, it does see them.
