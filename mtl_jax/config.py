@@ -97,8 +97,9 @@ class ModelConfig:
     backbone: str = "tiny"
     """`tiny`, `resnet18`, `resnet34`, `resnet50`, `resnet101`, `dla34`, `convnext_tiny`, `vit_small`,
     `efficientnet_lite0`, ..., `efficientnet_lite4`."""
-    pretrained: bool = False
-    """Start the backbone from ImageNet weights (`efficientnet_lite0`, with the extra `pretrained` installed)."""
+    pretrained: bool | str = False
+    """Start the backbone from ImageNet weights (`efficientnet_lite0`, with the extra `pretrained` installed), or from
+    the file of this path, which `mtl-jax convert-weights` has made."""
     inputs: Literal["frame", "pair", "pair_heatmap"] = "pair_heatmap"
     """One frame; with the previous frame; and with the previous frame's objects rendered as a heat map."""
     neck_channels: int = 32

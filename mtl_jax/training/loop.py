@@ -80,12 +80,13 @@ def train(
         )
 
     load = None
-    if config.model.pretrained and not resume:
+    pretrained = config.model.pretrained
+    if pretrained and not resume:
 
         def load(variables: Any) -> Any:
             from mtl_jax.models.pretrained import load_pretrained
 
-            return load_pretrained(variables, config.model.backbone)
+            return load_pretrained(variables, config.model.backbone, pretrained)
 
     state = jax.device_put(init_state(experiment, load), mesh_lib.replicated(mesh))
     batches = pipeline.training_pipeline(
