@@ -216,10 +216,9 @@ def convert(tensors: Mapping[str, np.ndarray], backbone: str) -> dict[str, Any]:
         if not name.endswith(_UNUSED) and (path := _place(name, rules)) is not None:
             converted[path] = _layout(tensor, path[-1]).astype(np.float32)
     images = jnp.zeros((1, 32, 32, 3), jnp.uint8)
-    check_shapes(
-        jax.eval_shape(module.init, jax.random.key(0), images), traverse_util.unflatten_dict(converted)
-    )
-    return traverse_util.unflatten_dict(converted)
+    variables = traverse_util.unflatten_dict(converted)
+    check_shapes(jax.eval_shape(module.init, jax.random.key(0), images), variables)
+    return variables
 
 
 def check_shapes(expected: dict[str, Any], found: dict[str, Any]) -> None:

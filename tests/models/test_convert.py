@@ -71,7 +71,7 @@ def test_features_equal_the_published_networks(network, name):
     found = apply(jnp.asarray(make_image()[None]))
     assert len(found) == len(expected)
     for features, numbers in zip(found, expected, strict=True):
-        np.testing.assert_allclose(summary(np.asarray(features[0])), numbers, atol=1e-4 * numbers[0])
+        np.testing.assert_allclose(summary(np.asarray(features[0])), numbers, atol=3e-5 * numbers[0])
 
 
 def _resnet18() -> dict[str, np.ndarray]:
