@@ -31,15 +31,14 @@ config = Config(
         train=("PETS09-S2L1[1:500]",),
         validation=("PETS09-S2L1[551:795]",),
         test=("TUD-Campus",),
-        image_size=(576, 768),
-        crop_size=(288, 384),
+        image_size=(288, 384),
         clip_length=2,
         max_gap=3,
         max_objects=32,
         batch_size=8,
         augment=AugmentConfig(
             flip=0.5,
-            scale=(0.5, 4.0),
+            scale=(0.8, 4.0),
             aspect=0.15,
             translate=0.15,
             focus=0.8,
@@ -63,7 +62,7 @@ config = Config(
     weighting=WeightingConfig(
         scheme="fixed", weights={"box": 0.5, "classification": 0.3, "motion": 0.1, "identity": 0.1}
     ),
-    optimizer=OptimizerConfig(learning_rate=1e-3, backbone_factor=0.1, warmup_steps=100, weight_decay=1e-3),
+    optimizer=OptimizerConfig(learning_rate=1e-3, backbone_factor=0.3, warmup_steps=100, weight_decay=1e-3),
     training=TrainingConfig(steps=2000, evaluate_every=500, checkpoint_every=250, diagnose_every=100),
     # A heat map's scores are lower than those of the detections that the defaults were chosen on. A guess, not tuned.
     tracker=TrackerConfig(options={"high_score": 0.4, "new_score": 0.5}),

@@ -29,11 +29,13 @@ commands:
   data prepare    make a data set of videos ready for training
   data inspect    draw a sheet of its frames with boxes, classes and identities
   convert-weights make published PyTorch weights of a backbone ready for --model.pretrained
+  describe        what an experiment's network shares between tasks, and what that costs
+  affinity        which tasks help which, and what they had better share
   train           train an experiment, or go on with one: train --resume RUN
   evaluate        score a run, or any MOTChallenge result files
   track           find and follow objects in a video, or follow detections of any detector
   tune tracker    search a tracker's thresholds on videos with ground truth
-  benchmark       times and memory as JSON: benchmark weighting, benchmark tracking
+  benchmark       times and memory as JSON: benchmark weighting, sharing, tracking
 
 `mtl-jax COMMAND --help` tells a command's arguments.
 """
@@ -68,11 +70,14 @@ def _dispatch(arguments: list[str]) -> None:
         "data prepare": lambda rest: _run(data_prepare, rest, "mtl-jax data prepare"),
         "data inspect": lambda rest: _run(data_inspect, rest, "mtl-jax data inspect"),
         "convert-weights": lambda rest: _run(convert_weights, rest, "mtl-jax convert-weights"),
+        "describe": _describe,
+        "affinity": _affinity,
         "train": _train,
         "evaluate": lambda rest: _run(evaluate, rest, "mtl-jax evaluate"),
         "track": _track,
         "tune tracker": _tune_tracker,
         "benchmark weighting": lambda rest: _run(benchmark_weighting, rest, "mtl-jax benchmark weighting"),
+        "benchmark sharing": lambda rest: _run(benchmark_sharing, rest, "mtl-jax benchmark sharing"),
         "benchmark tracking": lambda rest: _run(benchmark_tracking, rest, "mtl-jax benchmark tracking"),
     }
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -178,10 +183,7 @@ def _train(arguments: list[str]) -> None:
 
     The experiment file gives the defaults of the configuration's options, so it is read first.
     """
-    experiment = next((a for a in arguments[:1] if not a.startswith("-")), None)
-    defaults = load_experiment(Path(experiment)) if experiment else Config()
-    arguments, defaults = named_options(arguments, defaults, "weighting", "scheme", "hyperparameters")
-    arguments, defaults = named_options(arguments, defaults, "tracker", "name", "options")
+    experiment, arguments, defaults = _read_experiment(arguments)
 
     def train(
         workdir: Path,
@@ -194,7 +196,7 @@ def _train(arguments: list[str]) -> None:
 
         `--weighting NAME` chooses another loss weighting scheme, and `--weighting.HYPERPARAMETER VALUE` sets what that
         one has: `--weighting cagrad --weighting.c 0.4`. `--tracker NAME` and `--tracker.OPTION VALUE` do the same for
-        the tracker.
+        the tracker, `--model.sharing NAME` and `--model.sharing.OPTION VALUE` for what tasks share.
 
         Args:
             workdir: Directory of the run.
@@ -207,7 +209,128 @@ def _train(arguments: list[str]) -> None:
     elif experiment is None and not {"-h", "--help"} & set(arguments):
         raise UserError("train: no experiment; give a file such as experiments/pets2009.py, or --resume RUN")
     else:
-        tyro.cli(train, args=arguments[1:] if experiment else arguments, prog="mtl-jax train EXPERIMENT")
+        tyro.cli(train, args=arguments, prog="mtl-jax train EXPERIMENT")
+
+
+def _read_experiment(arguments: list[str]) -> tuple[str | None, list[str], Config]:
+    """Returns the experiment's file, if the first argument is one, the other arguments, and its configuration.
+
+    Options of what is chosen by name are in the configuration already.
+    """
+    experiment = next((a for a in arguments[:1] if not a.startswith("-")), None)
+    config = load_experiment(Path(experiment)) if experiment else Config()
+    arguments = arguments[1:] if experiment else arguments
+    arguments, config = named_options(arguments, config, "weighting", "scheme", "hyperparameters")
+    arguments, config = named_options(arguments, config, "tracker", "name", "options")
+    arguments, config = named_options(
+        arguments, config, "model", "sharing", "sharing_options", "--model.sharing"
+    )
+    return experiment, arguments, config
+
+
+def _describe(arguments: list[str]) -> None:
+    """Reads `EXPERIMENT [--sharing NAME ...] [--key value]`, and describes."""
+    experiment, arguments, defaults = _read_experiment(arguments)
+
+    def describe(
+        sharing: tuple[str, ...] = (),
+        classes: int = 0,
+        plot: Path | None = None,
+        json_only: Annotated[bool, tyro.conf.arg(name="json")] = False,
+        config: Annotated[Config, tyro.conf.arg(name="")] = defaults,
+    ) -> None:
+        """Tells which parameters of an experiment's network which tasks use, and what it costs; nothing is trained.
+
+        `mtl-jax describe EXPERIMENT [--model.sharing NAME] [--plot FILE.png]`; `--sharing hard mtan mmoe` compares
+        several architectures. Every field of the configuration is an option, as in `mtl-jax train`.
+
+        Args:
+            sharing: Architectures to compare, or `all`; the experiment's own, if empty.
+            classes: Classes of objects; 0: as many as the data set has, one where it is not prepared.
+            plot: Where to draw the network, as PNG, SVG or PDF; with several, a file each, `FILE_NAME.png`.
+            json_only: Print one JSON object and nothing else.
+            config: The configuration.
+        """
+        from mtl_jax.describe import compare
+        from mtl_jax.reporting import tables
+
+        described = compare(config, sharing, classes, plot)
+        if json_only:
+            print(json.dumps(described, indent=2))
+            return
+        rows = [{"sharing": name} | entry["costs"] for name, entry in described.items()]
+        tables.print_table(rows, [tables.Column(key, key, *_style(key)) for key in rows[0]])
+        for name, entry in described.items():
+            parts = [
+                part
+                | {"tasks": "all" if len(part["tasks"]) == len(config.tasks) else ", ".join(part["tasks"])}
+                for part in entry["parts"]
+            ]
+            print(f"\n{name}: which tasks' gradients reach which parameters")
+            tables.print_table(parts, [tables.Column(key, key, *_style(key)) for key in parts[0]])
+
+    if experiment is None and not {"-h", "--help"} & set(arguments):
+        raise UserError("describe: no experiment; give a file such as experiments/pets2009.py")
+    tyro.cli(describe, args=arguments, prog="mtl-jax describe EXPERIMENT")
+
+
+def _affinity(arguments: list[str]) -> None:
+    """Reads `EXPERIMENT --workdir RUN [--key value]`, and measures."""
+    experiment, arguments, defaults = _read_experiment(arguments)
+
+    def affinity(
+        workdir: Workdir,
+        times: int = 10,
+        batches: int = 4,
+        budget: float = 1.5,
+        config: Annotated[Config, tyro.conf.arg(name="")] = defaults,
+    ) -> None:
+        """Trains an experiment, measures which tasks help which, and proposes what to share.
+
+        `mtl-jax affinity EXPERIMENT --workdir RUN`. Every field of the configuration is an option, as in
+        `mtl-jax train`.
+
+        Args:
+            workdir: Where the run goes, and affinity.json, affinity.png and cosines.png.
+            times: How often is measured while it trains.
+            batches: Batches of each measurement.
+            budget: Operations that the proposed tree may have, relative to hard sharing.
+            config: The configuration.
+        """
+        from mtl_jax.affinity import measure
+        from mtl_jax.reporting import tables
+        from mtl_jax.training import cpu
+
+        cpu.prepare(config.data.batch_size)
+        result = measure(config, workdir, times, batches, budget)
+        tasks = result["tasks"]
+        print("A step for the row's task lowers the column's loss by ... percent:")
+        rows = [
+            {"": task} | {other: 100 * z for other, z in zip(tasks, row, strict=True)}
+            for task, row in zip(tasks, result["affinity"]["mean"], strict=True)
+        ]
+        tables.print_table(rows, [tables.Column(key, key, ".2f", None) for key in rows[0]])
+        for entry in result["groups"]:
+            groups = " | ".join(" ".join(group) for group in entry["groups"])
+            print(f"best in {entry['networks']}: {groups}")
+        tree = result["tree"]
+        if tree:
+            options = f"--model.sharing tree --model.sharing.tree '{tree}'"
+            print(f"proposed: mtl-jax train {experiment} --workdir RUN {options}")
+        else:
+            print(
+                f"proposed: hard sharing; no tree within {budget:g} times its operations parts what conflicts"
+            )
+        print(f"{workdir}: affinity.json, affinity.png, cosines.png")
+
+    if experiment is None and not {"-h", "--help"} & set(arguments):
+        raise UserError("affinity: no experiment; give a file such as experiments/pets2009.py")
+    tyro.cli(affinity, args=arguments, prog="mtl-jax affinity EXPERIMENT")
+
+
+def _style(key: str) -> tuple[str, None]:
+    """Returns the format of a column of `describe`; none has a best value."""
+    return (".3g" if key.endswith(("FLOPs", "MiB")) else ",d"), None
 
 
 def resume_run(resume: Path) -> None:
@@ -419,6 +542,29 @@ def benchmark_weighting(
         print(json.dumps(weighting.run(tasks, parameters, schemes, repeats), indent=2))
     except ValueError as error:
         raise UserError(f"benchmark weighting: {error}") from error
+
+
+def benchmark_sharing(
+    sharing: tuple[str, ...] = (),
+    backbone: str = "tiny",
+    image_size: tuple[int, int] = (96, 128),
+    batch: int = 8,
+    repeats: int = 9,
+) -> None:
+    """Times a training step of each sharing architecture, beside that of one task with the same backbone, as JSON.
+
+    Args:
+        sharing: Architectures; all, if none is given.
+        backbone: Name of the backbone.
+        image_size: Height and width of the frames.
+        batch: Clips in a batch.
+        repeats: Runs of which the median is taken.
+    """
+    from mtl_jax.benchmark.sharing import run
+    from mtl_jax.training import cpu
+
+    cpu.prepare(1)  # as training does, but for one device
+    print(json.dumps(run(sharing, backbone, image_size, batch, repeats), indent=2))
 
 
 def benchmark_tracking(

@@ -100,6 +100,10 @@ class ModelConfig:
     pretrained: bool | str = False
     """Start the backbone from ImageNet weights (`efficientnet_lite0`, with the extra `pretrained` installed), or from
     the file of this path, which `mtl-jax convert-weights` has made."""
+    sharing: str = "hard"
+    """Name of a sharing architecture of `mtl_jax.models.sharing`: what tasks share between images and heads."""
+    sharing_options: dict[str, bool | int | float | str] = dataclasses.field(default_factory=dict)
+    """The architecture's own settings; each is also an option, `--model.sharing.OPTION VALUE`."""
     inputs: Literal["frame", "pair", "pair_heatmap"] = "pair_heatmap"
     """One frame; with the previous frame; and with the previous frame's objects rendered as a heat map."""
     neck_channels: int = 32
@@ -249,7 +253,7 @@ def from_json(text: str, where: str = "configuration") -> Config:
     return build(Config, values, where)
 
 
-def build(cls: type, values: Any, where: str, prefix: str = "") -> Any:
+def build(cls: type, values: Any, where: str, prefix: str = "", given: dict[str, Any] | None = None) -> Any:
     """Returns the dataclass with these values.
 
     Args:
@@ -257,21 +261,26 @@ def build(cls: type, values: Any, where: str, prefix: str = "") -> Any:
         values: Values of its fields, as JSON has them.
         where: Named in errors.
         prefix: What stands before a key in errors.
+        given: Values of other fields, as they are.
 
     Raises:
         UserError: If a key is unknown, or a value is of the wrong type.
     """
+    given = given or {}
     if not isinstance(values, dict):
         raise UserError(
             f"{where}: {prefix.rstrip('.') or 'the top level'}: expected keys and values, found {values!r}"
         )
-    hints = typing.get_type_hints(cls)
+    hints = {name: hint for name, hint in typing.get_type_hints(cls).items() if name not in given}
     for key in values:
         if key not in hints:
             close = difflib.get_close_matches(key, hints, n=1)
-            hint = f"did you mean {prefix}{close[0]}?" if close else f"known are {', '.join(hints)}"
+            known = f"known are {', '.join(hints)}" if hints else "there are none"
+            hint = f"did you mean {prefix}{close[0]}?" if close else known
             raise UserError(f"{where}: unknown key {prefix}{key}; {hint}")
-    return cls(**{key: _convert(hints[key], value, where, prefix + key) for key, value in values.items()})
+    return cls(
+        **{key: _convert(hints[key], value, where, prefix + key) for key, value in values.items()}, **given
+    )
 
 
 def _convert(hint: Any, value: Any, where: str, key: str) -> Any:

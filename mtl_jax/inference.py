@@ -18,6 +18,7 @@ from mtl_jax import tracking
 from mtl_jax.config import TrackerConfig, build
 from mtl_jax.data.mot_format import MotRows
 from mtl_jax.errors import UserError
+from mtl_jax.models.network import Frames, initial_memory
 from mtl_jax.structures import Detections, Tracks
 from mtl_jax.tasks import STRIDE, decode
 from mtl_jax.tasks.targets import render_heatmap
@@ -93,15 +94,16 @@ class Predictor:
         features = config.model.embedding_dim if "identity" in config.tasks else 0
         # Where the detections will be, or the second call is compiled anew.
         state = jax.device_put(self.tracker.init(features), jax.tree.leaves(self._variables)[0].sharding)
-        previous = before = boxes = None
+        previous = before = boxes = memory = None
         tracks_boxes = jnp.zeros((self.tracker.capacity, 4))
         tracks_mask = jnp.zeros(self.tracker.capacity, bool)
         for frame in frames:
             image = jnp.asarray(frame)
             start = time.perf_counter()
-            detections = self._detect(
-                self._variables, image, image if previous is None else previous, tracks_boxes, tracks_mask
-            )
+            inputs = (image, image if previous is None else previous, tracks_boxes, tracks_mask)
+            if memory is None:
+                memory = self._initial_memory(*inputs)
+            detections, memory = self._detect(self._variables, memory, *inputs)
             if timing is not None:
                 jax.block_until_ready(detections)
             middle = time.perf_counter()
@@ -117,18 +119,32 @@ class Predictor:
             before, boxes = frame, result.tracks.boxes[result.tracks.mask]
             yield result
 
+    def _initial_memory(self, image: Array, previous: Array, boxes: Array, mask: Array) -> Any:
+        frames = self._inputs(image, previous, boxes, mask)
+        memory = initial_memory(self._experiment.network, self._variables, frames)
+        return jax.device_put(memory, jax.tree.leaves(self._variables)[0].sharding)
+
     def _detect_frame(
-        self, variables: dict[str, Any], image: Array, previous: Array, boxes: Array, mask: Array
-    ) -> Detections:
-        config = self._experiment.config
+        self, variables: dict[str, Any], memory: Any, image: Array, previous: Array, boxes: Array, mask: Array
+    ) -> tuple[Detections, Any]:
+        network = self._experiment.network
+        features, updated = network.apply(
+            {**variables, "memory": memory},
+            *self._inputs(image, previous, boxes, mask),
+            mutable=["memory"],
+            method="trunk",
+        )
+        outputs: Any = network.apply(variables, features, method="predict")
+        # The tracker looks at the best of them; the rest is for the precision-recall curve.
+        capacity = 2 * self._experiment.config.data.max_objects
+        detections = decode({task: output[0] for task, output in outputs.items()}, capacity=capacity)
+        return detections, updated.get("memory", {})
+
+    def _inputs(self, image: Array, previous: Array, boxes: Array, mask: Array) -> Frames:
         height, width = image.shape[:2]
         heatmap = render_heatmap(boxes, mask, (height // STRIDE, width // STRIDE))
-        inputs = network_inputs(config.model, image[None], previous[None], heatmap[None, ..., None])
-        outputs: Any = self._experiment.network.apply(variables, **inputs, train=False)
-        # The tracker looks at the best of them; the rest is for the precision-recall curve.
-        return decode(
-            {task: output[0] for task, output in outputs.items()}, capacity=2 * config.data.max_objects
-        )
+        config = self._experiment.config.model
+        return network_inputs(config, image[None], previous[None], heatmap[None, ..., None])
 
 
 def build_tracker(config: TrackerConfig) -> Tracker:

@@ -10,7 +10,7 @@ from mtl_jax.errors import UserError
 
 
 def named_options(
-    arguments: list[str], defaults: Config, part: str, name_field: str, options_field: str
+    arguments: list[str], defaults: Config, part: str, name_field: str, options_field: str, flag: str = ""
 ) -> tuple[list[str], Config]:
     """Puts `--PART NAME`, and options of its own such as `--weighting.c 0.4`, into the defaults.
 
@@ -19,9 +19,10 @@ def named_options(
     Args:
         arguments: Words of the command line.
         defaults: The experiment.
-        part: `weighting` or `tracker`: a part of the configuration that is chosen by name.
+        part: `weighting`, `tracker` or `model`: a part of the configuration in which something is chosen by name.
         name_field: Field with the name.
         options_field: Field with the options that only what is named has.
+        flag: What stands before the name; `--PART` if empty.
 
     Returns:
         The other arguments, and the defaults.
@@ -30,11 +31,12 @@ def named_options(
         UserError: If a name or value is missing.
     """
     config = getattr(defaults, part)
-    fields = {field.name for field in dataclasses.fields(config)}
-    flag = f"--{part}"
+    # What is no field of the part is an option of what is named.
+    fields = set() if flag else {field.name for field in dataclasses.fields(config)}
+    flag = flag or f"--{part}"
     rest: list[str] = []
     chosen, given = None, {}
-    words = iter([word for a in arguments for word in (a.split("=", 1) if a.startswith(flag) else [a])])
+    words = iter([word for a in arguments for word in (a.split("=", 1) if _begins(a, flag) else [a])])
     for word in words:
         name = word.removeprefix(flag + ".").replace("-", "_")
         dotted = word.startswith(flag + ".") and name.split(".")[0] not in fields
@@ -52,6 +54,10 @@ def named_options(
         config = dataclasses.replace(config, **{name_field: chosen, options_field: {}})
     config = dataclasses.replace(config, **{options_field: getattr(config, options_field) | given})
     return rest, dataclasses.replace(defaults, **{part: config})
+
+
+def _begins(word: str, flag: str) -> bool:
+    return word.split("=", 1)[0] == flag or word.startswith(flag + ".")
 
 
 def _number_or_word(text: str) -> bool | int | float | str:

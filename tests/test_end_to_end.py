@@ -16,9 +16,11 @@ from mtl_jax.config import (
     TrackerConfig,
     TrainingConfig,
 )
+from mtl_jax.data import video
 from mtl_jax.data.mot_format import read_results
 from mtl_jax.data.video import FrameSource, decode_image, open_frames
 from mtl_jax.evaluation.mot import evaluate_mot
+from tests.data import rtsp
 
 
 @pytest.fixture(scope="module")
@@ -111,3 +113,20 @@ def test_who_stops_a_camera_gets_what_was_followed(overfitted, monkeypatch):
     assert summary["frames"] == 7
     assert open_frames(folder / "camera" / "camera0.mp4").length == 7
     assert set(read_results(folder / "camera" / "camera0.txt").frames) <= set(range(1, 8))
+
+
+def test_follows_a_stream_until_it_breaks_off(overfitted, monkeypatch, capsys):
+    """What came over RTSP before the server fell silent is in the files."""
+    from mtl_jax.cli import main
+    from mtl_jax.data.datasets import open_dataset
+
+    monkeypatch.setattr(video, "PATIENCE", 0.5)
+    folder, _ = overfitted
+    dataset = open_dataset("moving_objects/tiny", folder / "data")
+    frames = [decode_image(dataset[i].image) for i in range(12)]
+    with rtsp.serve(frames, end="stalled") as address:
+        main(["track", str(folder / "run"), "--source", address, "--output", str(folder / "stream")])
+    assert f"warning: {address}: breaks off after frame 12" in capsys.readouterr().out
+    assert open_frames(folder / "stream" / "live.mp4").length == 12
+    assert json.loads((folder / "stream" / "live.json").read_text())["frames"] == 12
+    assert set(read_results(folder / "stream" / "live.txt").frames) == set(range(1, 13))

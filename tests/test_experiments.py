@@ -99,3 +99,72 @@ def test_multimnist_pairs(tmp_path):
     np.testing.assert_allclose(left, jnp.where(pairs.labels[:, 0] == 3, 1, 0.2))
     np.testing.assert_allclose(right, jnp.where(pairs.labels[:, 1] == 3, 1, 0.2))
     np.testing.assert_allclose(pairs.images[:, 0, -1, 0], 0)
+
+
+def test_architectures_are_ranked_against_single_networks():
+    experiment = load("sharing")
+    worse = {"AP": 20.0, "HOTA": 40.0, "rank1": 80.0, "motion_error": 2.0}
+    better = {"AP": 22.0, "HOTA": 44.0, "rank1": 88.0, "motion_error": 1.8}
+    results = {
+        "single": [{"scores": worse, "ms per step": 30.0}] * 2,
+        "hard": [{"scores": better, "ms per step": 10.0}] * 2,
+    }
+    costs = {name: {"parameters": 10, "GFLOPs": 1.0} for name in results}
+    hard, single = experiment["table"](results, costs)
+    assert (hard["sharing"], single["sharing"]) == ("hard", "single")
+    assert single["Δm"] == pytest.approx(0)
+    assert hard["Δm"] == pytest.approx(-10)
+
+
+@pytest.mark.slow
+def test_architectures_are_compared_and_gone_on_with(tmp_path):
+    experiment = load("sharing")
+    arguments = {"sharing": ("mmoe",), "seeds": 1, "steps": 4}
+    experiment["main"](tmp_path, **arguments)
+    first = (tmp_path / "results.json").read_text()
+    assert {row["sharing"] for row in json.loads(first)} == {"single", "mmoe"}
+    stamp = (tmp_path / "mmoe" / "seed0" / "result.json").stat().st_mtime_ns
+    experiment["main"](tmp_path, **arguments)
+    assert (tmp_path / "mmoe" / "seed0" / "result.json").stat().st_mtime_ns == stamp
+    assert (tmp_path / "results.json").read_text() == first
+
+
+def test_the_first_network_is_as_it_was():
+    experiment = load("multitask_net")
+    network = experiment["build"]("hard")
+    images = jnp.zeros((2, 64, 64, 3), jnp.uint8)
+    variables = jax.eval_shape(network.init, jax.random.key(0), images, images)
+    assert variables["params"]["backbone"]["stem"]["conv"]["kernel"].shape == (7, 7, 3, 16)
+    outputs = jax.eval_shape(network.apply, variables, images, images)
+    assert {task: x.shape for task, x in outputs.items()} == {
+        "bbox_reg": (2, 4),
+        "cls_score": (2, 4),
+        "tracking": (2, 2),
+    }
+    for task in outputs:
+        assert variables["params"]["heads"][task]["kernel"].shape[0] == 512
+
+
+def test_clips_of_one_object_are_what_they_say():
+    experiment = load("multitask_net")
+    clips = experiment["render"](6, seed=0)
+    assert clips.frames.shape == (6, 64, 64, 3)
+    # It moves on as it moved: the next centre is a velocity away from this one.
+    np.testing.assert_allclose(clips.boxes[:, 0] + clips.tracking[:, 1], clips.tracking[:, 0], atol=1e-6)
+    assert (clips.boxes[:, 2:] > 0.1).all() and (np.abs(clips.tracking[:, 1]) < 0.15).all()
+    assert not np.array_equal(clips.before, clips.frames)
+
+
+@pytest.mark.slow
+def test_the_first_network_is_compared_and_gone_on_with(tmp_path):
+    experiment = load("multitask_net")
+    arguments = {"schemes": ("upgrad", "uncertainty"), "seeds": 1, "steps": 2, "batch": 4, "clips": 16}
+    experiment["main"](tmp_path, **arguments)
+    first = (tmp_path / "results.json").read_text()
+    rows = {(row["sharing"], row["weighting"]): row for row in json.loads(first)}
+    assert rows["single", "fixed"]["Δm"] == pytest.approx(0)
+    assert {("hard", "upgrad"), ("hard", "uncertainty"), ("soft", "fixed"), ("hierarchical", "fixed")} < set(
+        rows
+    )
+    experiment["main"](tmp_path, **arguments)
+    assert (tmp_path / "results.json").read_text() == first

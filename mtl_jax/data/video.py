@@ -1,9 +1,10 @@
 """Frames out of video files and folders of images, and the JPEG and PNG bytes they are stored as."""
 
 import re
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import av
 import cv2
@@ -18,6 +19,8 @@ VIDEO_SUFFIXES = frozenset(
     {".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv"}
 )
 DEFAULT_FRAME_RATE = 25.0
+PATIENCE = 10.0
+"""Seconds that a stream may take to answer, or to go on."""
 
 Frame = UInt8[np.ndarray, "height width 3"]
 
@@ -49,8 +52,8 @@ def open_frames(source: str | Path, warn: Callable[[str], object] | None = None)
         source: A video file; a folder of images, which are taken in natural order (`2.jpg` before `10.jpg`); a folder
             with `img1/` or with one video file; the number of a camera, `0`; or an address, `rtsp://` or `http://`. The
             frame rate of images is that of a `seqinfo.ini` in the folder or the one above it, else 25.
-        warn: A video that ends early or turns unreadable is an error, unless this is given: then it is called
-            with one line of text, and the frames end there.
+        warn: A video that ends early or turns unreadable, or a stream that falls silent, is an error, unless this is
+            given: then it is called with one line of text, and the frames end there.
 
     Returns:
         The frames, not yet read but for the first.
@@ -59,6 +62,8 @@ def open_frames(source: str | Path, warn: Callable[[str], object] | None = None)
         UserError: Nothing is there, or it has no frames. Reading raises it where an image or video is
             damaged, or where images differ in size.
     """
+    if str(source).isdigit():
+        return _open_camera(int(str(source)), warn)
     if is_live(source):
         return _open_video(str(source), warn)
     path = find_frames(Path(source))
@@ -164,15 +169,50 @@ def _open_images(folder: Path) -> FrameSource:
     )
 
 
+def _open_camera(number: int, warn: Callable[[str], object] | None) -> FrameSource:
+    def start() -> cv2.VideoCapture:
+        # OpenCV numbers cameras on every system. What it tells of its attempts would stand beside our own message.
+        level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+        try:
+            return cv2.VideoCapture(number)
+        finally:
+            cv2.utils.logging.setLogLevel(level)
+
+    capture = start()
+    rate, first = capture.get(cv2.CAP_PROP_FPS), capture.read()[1]
+    capture.release()
+    if first is None:
+        raise UserError(f"camera {number}: gives no picture; check that it is there, and not in use")
+
+    def frames() -> Iterator[Frame]:
+        capture, count = start(), 0
+        try:
+            while (image := capture.read()[1]) is not None:
+                yield cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+                count += 1
+        finally:
+            capture.release()
+        _end_early(f"camera {number}: gives no more pictures after frame {count}", warn)
+
+    height, width, _ = first.shape
+    return FrameSource(
+        f"camera{number}", rate if rate > 0 else DEFAULT_FRAME_RATE, None, width, height, frames
+    )
+
+
 def _open_video(path: Path | str, warn: Callable[[str], object] | None) -> FrameSource:
-    # Cameras are numbered as Linux names them.
-    camera = str(path).isdigit()
-    file, kind = (f"/dev/video{path}", "v4l2") if camera else (str(path), None)
-    name = f"camera{path}" if camera else Path(str(path).split("?")[0]).stem or "stream"
+    file, live = str(path), is_live(path)
+    settings: dict[str, Any] = {}
+    # Names and messages go further than the password in an address should.
+    shown = re.sub("//[^/@]*@", "//", file)
+    if live:
+        # RTSP sends pictures over its own connection, where the server can: none get lost, and no firewall minds.
+        settings = {"timeout": PATIENCE, "options": {"rtsp_flags": "prefer_tcp"}}
+    begin = time.monotonic()
     try:
-        with av.open(file, format=kind) as container:
+        with av.open(file, **settings) as container:
             if not container.streams.video:
-                raise UserError(f"{path}: has no video stream")
+                raise UserError(f"{shown}: has no video stream")
             stream = container.streams.video[0]
             rate = float(stream.average_rate or stream.guessed_rate or DEFAULT_FRAME_RATE)
             length, slack = stream.frames or None, 0
@@ -180,26 +220,29 @@ def _open_video(path: Path | str, warn: Callable[[str], object] | None) -> Frame
                 # Matroska and others tell the duration only, from which the number of frames is an estimate.
                 length = round(container.duration / av.time_base * rate)
                 slack = 1 + length // 50
-            first = next(container.decode(stream), None)
+            first = next(_decode(container, skip=live), None)
     except (av.FFmpegError, OSError) as error:
-        expected = "camera that answers" if camera else "readable video"
-        raise UserError(f"{file}: is not a {expected} ({error.strerror})") from None
+        silent = live and time.monotonic() - begin >= PATIENCE
+        reason = f"no answer within {PATIENCE:g} s" if silent else error.strerror
+        raise UserError(f"{shown}: is not a readable video ({reason})") from None
     if first is None:
-        raise UserError(f"{path}: holds no frames that decode")
+        raise UserError(f"{shown}: holds no frames that decode")
 
     def problem(count: int, what: str) -> None:
-        message = (
-            f"{path}: {what} after frame {count} of {length or 'an unknown number'}; the file is damaged"
-        )
-        if warn is None:
-            raise UserError(f"{message} or cut short, replace it")
-        warn(message)
+        if live:
+            _end_early(f"{shown}: breaks off after frame {count}", warn)
+        else:
+            _end_early(
+                f"{shown}: {what} after frame {count} of {length or 'an unknown number'}; "
+                "the file is damaged or cut short",
+                warn,
+            )
 
     def frames() -> Iterator[Frame]:
         count = 0
         try:
-            with av.open(file, format=kind) as container:
-                for frame in container.decode(video=0):
+            with av.open(file, **settings) as container:
+                for frame in _decode(container, skip=live):
                     yield frame.to_ndarray(format="rgb24")
                     count += 1
         except av.FFmpegError:
@@ -208,4 +251,21 @@ def _open_video(path: Path | str, warn: Callable[[str], object] | None) -> Frame
             if length is not None and count < length - slack:
                 problem(count, "ends")
 
+    name = Path(shown.split("?")[0]).stem or "stream"
     return FrameSource(name, rate, length, first.width, first.height, frames)
+
+
+def _decode(container: av.container.InputContainer, skip: bool) -> Iterator[av.VideoFrame]:
+    # A stream does not end with a picture that comes damaged, or without those that it builds on: `skip` it.
+    for packet in container.demux(video=0):
+        try:
+            yield from packet.decode()
+        except av.InvalidDataError:
+            if not skip:
+                raise
+
+
+def _end_early(message: str, warn: Callable[[str], object] | None) -> None:
+    if warn is None:
+        raise UserError(message)
+    warn(message)

@@ -1,4 +1,4 @@
-"""Heads: from the shared feature map to what each task predicts at each of its cells."""
+"""Heads: from a feature map to what each task predicts at each of its cells."""
 
 import math
 from collections.abc import Mapping
@@ -32,20 +32,22 @@ class Heads(nn.Module):
 
     @nn.compact
     def __call__(
-        self, features: Float[Array, "batch height width inputs"]
+        self, features: Mapping[str, Float[Array, "batch height width _"]]
     ) -> dict[str, Float[Array, "batch height width _"]]:
-        """Returns the prediction of each task."""
-        return {task: self._head(task, channels, features) for task, channels in self.outputs.items()}
+        """Returns the prediction of each task from its feature map."""
+        return {task: self._head(task, channels, features[task]) for task, channels in self.outputs.items()}
 
     def _head(self, task: str, channels: int, x: Array) -> Array:
         hidden = Conv(self.channels, (3, 3), dtype=self.dtype, name=f"{task}_hidden")(x)
-        init = {}
-        if task == "classification":
-            # Objects are rare: without the prior the loss of the many empty cells drowns the rest at first
-            # (Lin et al., "Focal Loss for Dense Object Detection", arXiv:1708.02002).
-            init = {
-                "kernel_init": nn.initializers.zeros,
-                "bias_init": nn.initializers.constant(math.log(PRIOR / (1 - PRIOR))),
-            }
-        output = Conv(channels, (1, 1), dtype=self.dtype, name=f"{task}_output", **init)
+        output = Conv(channels, (1, 1), dtype=self.dtype, name=f"{task}_output", **output_init(task))
         return output(nn.leaky_relu(hidden, 0.1)).astype(jnp.float32)
+
+
+def output_init(task: str) -> dict[str, Any]:
+    """Returns how a task's last layer starts, as arguments of `Conv`."""
+    if task != "classification":
+        return {}
+    # Objects are rare: without the prior the loss of the many empty cells drowns the rest at first (Lin et al., "Focal
+    # Loss for Dense Object Detection", arXiv:1708.02002).
+    bias = nn.initializers.constant(math.log(PRIOR / (1 - PRIOR)))
+    return {"kernel_init": nn.initializers.zeros, "bias_init": bias}

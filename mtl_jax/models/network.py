@@ -1,30 +1,43 @@
-"""The multi-task network: a trunk that all tasks share, and a head for each."""
+"""The multi-task network: a trunk that says what tasks share, and a head for each task."""
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree, UInt8
+from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
-from mtl_jax.config import ModelConfig, Task
 from mtl_jax.errors import UserError
-from mtl_jax.models.backbones import build_backbone
-from mtl_jax.models.heads import Heads
-from mtl_jax.models.necks.fpn import FPN
+from mtl_jax.models.backbones import Backbone
+from mtl_jax.models.layers import Norm
 
 STRIDE = 4
 """Pixels from one cell of the network's output to the next."""
 
+Features = Any
+"""What a trunk hands to the heads: one feature map for all tasks, or a dictionary of feature maps."""
+
+Frames = tuple[Array, Array | None, Array | None]
+"""Images, previous images and previous heat map, as a backbone takes them."""
+
 
 class MultiTaskNetwork(nn.Module):
-    """Backbone, neck, and a head for each task (hard parameter sharing).
+    """From images to features, and from those to one prediction for each task.
+
+    What stands between is a sharing architecture: a subclass in `mtl_jax.models.sharing`, which defines `share`, and
+    `features_of` where that does not return a dictionary with an entry for each task.
 
     Attributes:
-        backbone: From images to feature maps.
-        neck: From feature maps to the one at stride 4.
-        heads: From that to predictions.
+        tasks: Names of the tasks.
+        make_backbone: Returns a new backbone; takes its name.
+        make_neck: Returns a new neck, from feature maps to the one at stride 4; takes its name.
+        heads: From the feature map of each task to its prediction.
         inputs: What is looked at; see `ModelConfig.inputs`.
+        clip_length: Frames in a clip; clips come whole, one after the other, in training.
+        channels: Channels of the feature maps that necks make.
+        norm: Kind of normalisation in the architecture's own layers; see `layers.normalization`.
+        dtype: Type of the activations.
 
     Example:
         >>> network = build_network(ModelConfig(), ("box", "classification"), num_classes=3)
@@ -33,16 +46,21 @@ class MultiTaskNetwork(nn.Module):
         >>> outputs["classification"].shape  # images: (8, 96, 128, 3)
         (8, 24, 32, 3)
 
-        In two halves, where gradients at the shared features are wanted:
+        In two halves, where gradients at the features are wanted:
 
         >>> features = network.apply(variables, images, previous_images, previous_heatmap, method="trunk")
         >>> outputs = network.apply(variables, features, method="predict")
     """
 
-    backbone: nn.Module
-    neck: nn.Module
+    tasks: tuple[str, ...]
+    make_backbone: Callable[..., Backbone]
+    make_neck: Callable[..., nn.Module]
     heads: nn.Module
     inputs: Literal["frame", "pair", "pair_heatmap"] = "frame"
+    clip_length: int = 1
+    channels: int = 32
+    norm: Norm = "batch"
+    dtype: Any = jnp.float32
 
     def __call__(
         self,
@@ -72,8 +90,8 @@ class MultiTaskNetwork(nn.Module):
         previous_images: UInt8[Array, "batch height width 3"] | None = None,
         previous_heatmap: Float[Array, "batch rows columns 1"] | None = None,
         train: bool = False,
-    ) -> Float[Array, "batch rows columns channels"]:
-        """Returns the features that all heads see; arguments as of a call."""
+    ) -> Features:
+        """Returns the features that the heads see; arguments as of a call."""
         given = (previous_images is not None, previous_heatmap is not None)
         if given != (self.inputs != "frame", self.inputs == "pair_heatmap"):
             raise ValueError(f"inputs {self.inputs!r}: previous image and heat map given or not: {given}")
@@ -82,49 +100,61 @@ class MultiTaskNetwork(nn.Module):
             raise UserError(
                 f"data.image_size: ({height}, {width}) is not divisible by 32 in both; choose one that is"
             )
-        return self.neck(self.backbone(images, previous_images, previous_heatmap, train), train)
+        return self.share((images, previous_images, previous_heatmap), train)
 
-    def predict(
-        self, features: Float[Array, "batch rows columns channels"]
-    ) -> dict[str, Float[Array, "batch rows columns _"]]:
+    def predict(self, features: Features) -> dict[str, Float[Array, "batch rows columns _"]]:
         """Returns each task's prediction from the trunk's features."""
-        return self.heads(features)
+        return self.heads({task: self.features_of(features, task) for task in self.tasks})
 
+    def all_predictions(
+        self, features: Features
+    ) -> dict[str, tuple[Float[Array, "batch rows columns _"], ...]]:
+        """Returns each task's prediction, followed by those on the way to it, as they are trained."""
+        outputs = self.predict(features)
+        return {task: (outputs[task], *self.early_predictions(features, task)) for task in self.tasks}
 
-def build_network(config: ModelConfig, tasks: tuple[Task, ...], num_classes: int) -> MultiTaskNetwork:
-    """Returns the network that a configuration describes.
+    def share(self, frames: Frames, train: bool) -> Features:
+        """Returns the features that the heads see."""
+        raise NotImplementedError
 
-    Args:
-        config: The network's part of the configuration.
-        tasks: Tasks that get a head.
-        num_classes: Classes of objects.
+    @nn.nowrap
+    def features_of(self, features: Features, task: str) -> Float[Array, "batch rows columns channels"]:
+        """Returns a task's part of the features."""
+        return features[task]
 
-    Raises:
-        UserError: There is no such backbone.
-    """
-    channels = {"classification": num_classes, "box": 4, "motion": 4, "identity": config.embedding_dim}
-    return MultiTaskNetwork(
-        backbone=build_backbone(config.backbone, config.norm, config.dtype),
-        # Nobody has statistics for a neck: where those of the backbone are frozen, it normalises each image.
-        neck=FPN(config.neck_channels, "group" if config.norm == "frozen" else config.norm, config.dtype),
-        heads=Heads({task: channels[task] for task in tasks}, config.head_channels, config.dtype),
-        inputs=config.inputs,
-    )
+    @nn.nowrap
+    def early_predictions(
+        self, features: Features, task: str
+    ) -> tuple[Float[Array, "batch rows columns _"], ...]:
+        """Returns what is predicted for a task on the way, and is trained like its prediction; most predict nothing."""
+        return ()
+
+    @nn.nowrap
+    def penalty(self, params: dict[str, Any]) -> Float[Array, ""] | None:
+        """Returns what is added to the weighted losses, whatever the weighting; most add nothing."""
+        return None
 
 
 def initialize(network: MultiTaskNetwork, key: PRNGKeyArray) -> dict[str, Any]:
     """Returns new variables of a network: "params" and, with batch norm, "batch_stats"."""
-    image = jnp.zeros((1, 32, 32, 3), jnp.uint8)
+    return jax.jit(network.init)(key, *example_inputs(network))
+
+
+def initial_memory(network: MultiTaskNetwork, variables: dict[str, Any], inputs: Frames) -> Any:
+    """Returns what a network remembers before the first frame of a video: nothing, but for some architectures.
+
+    Args:
+        network: The network.
+        variables: Its variables.
+        inputs: A frame, of the size of those to come.
+    """
+    _, updated = jax.eval_shape(lambda: network.apply(variables, *inputs, mutable=["memory"], method="trunk"))
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), updated.get("memory", {}))
+
+
+def example_inputs(network: MultiTaskNetwork, size: tuple[int, int] = (32, 32)) -> Frames:
+    """Returns inputs for a clip of zeros."""
+    image = jnp.zeros((network.clip_length, *size, 3), jnp.uint8)
     previous_image = None if network.inputs == "frame" else image
-    heatmap = jnp.zeros((1, 32 // STRIDE, 32 // STRIDE, 1)) if network.inputs == "pair_heatmap" else None
-    return jax.jit(network.init)(key, image, previous_image, heatmap)
-
-
-def shared_mask(params: dict[str, Any]) -> PyTree[bool]:
-    """Returns a tree like `params`: True on parameters that tasks share (backbone and neck), False on heads."""
-    return jax.tree.map_with_path(lambda path, _: is_shared(path[0].key), params)
-
-
-def is_shared(path: str) -> bool:
-    """Whether tasks share the parameter of this path, such as `neck/output/kernel`: all but the heads'."""
-    return path.split("/")[0] != "heads"
+    shape = (network.clip_length, size[0] // STRIDE, size[1] // STRIDE, 1)
+    return image, previous_image, jnp.zeros(shape) if network.inputs == "pair_heatmap" else None

@@ -19,7 +19,7 @@ _FILE = "models/efficientnet-lite0-57934424.pth"
 def load_pretrained(
     variables: dict[str, Any], backbone: str, source: Literal[True] | str = True
 ) -> dict[str, Any]:
-    """Returns a network's variables with the backbone's replaced by published weights.
+    """Returns a network's variables with the backbone's replaced by published weights, in every trunk that it has.
 
     The weights for the previous image start from zero, so that the network starts as the one for single frames that
     was pretrained; those for the previous heat map, ViT's pyramid, neck and heads stay as they are.
@@ -42,20 +42,30 @@ def load_pretrained(
             f"model.pretrained: no package has weights for {backbone!r}; use efficientnet_lite0, no pretraining, or "
             "the path of a file that mtl-jax convert-weights has made"
         )
-    if "batch_stats" in weights and "backbone" not in variables.get("batch_stats", {}):
+    trunks = {
+        collection: {part: tree for part, tree in parts.items() if part.startswith("backbone")}
+        for collection, parts in variables.items()
+    }
+    if "batch_stats" in weights and not trunks.get("batch_stats"):
         raise UserError(
             "model.pretrained: the weights belong to batch norm; set model.norm to 'batch', 'local' or 'frozen', not "
             "'group'"
         )
-    template = {name: tree["backbone"] for name, tree in variables.items() if "backbone" in tree}
+    # A trunk may be cut in parts, of which each has some of the layers, and there may be several of it.
+    together = {
+        (collection, *path): leaf
+        for collection, trees in trunks.items()
+        for tree in trees.values()
+        for path, leaf in traverse_util.flatten_dict(tree).items()
+    }
     try:
-        check_shapes(template, weights)
+        check_shapes(traverse_util.unflatten_dict(together), weights)
     except UserError as error:
         raise UserError(f"model.pretrained: {error}") from None
-    loaded = {name: _fill(tree, weights[name]) for name, tree in template.items()}
     return {
-        name: {**tree, "backbone": loaded[name]} if name in loaded else tree
-        for name, tree in variables.items()
+        collection: parts
+        | {part: _fill(tree, weights.get(collection, {})) for part, tree in trunks[collection].items()}
+        for collection, parts in variables.items()
     }
 
 
@@ -74,12 +84,12 @@ def find_efficientnet_lite0() -> Path:
 
 
 def _fill(template: dict[str, Any], weights: dict[str, Any]) -> dict[str, Any]:
-    """Returns `weights`, completed where they are not expected to be."""
-    expected = traverse_util.flatten_dict(template)
-    new = {
-        path: jnp.zeros_like(leaf) if PREVIOUS_IMAGE in path else leaf
-        for path, leaf in expected.items()
-        if not is_published(path)
-    }
-    given = {path: jnp.asarray(leaf) for path, leaf in traverse_util.flatten_dict(weights).items()}
-    return traverse_util.unflatten_dict(new | given)
+    """Returns a trunk's variables out of `weights`, and as they are where nothing is published."""
+    given = traverse_util.flatten_dict(weights)
+
+    def value(path: tuple[str, ...], leaf: Any) -> Any:
+        if PREVIOUS_IMAGE in path:
+            return jnp.zeros_like(leaf)
+        return jnp.asarray(given[path]) if is_published(path) else leaf
+
+    return dict(traverse_util.path_aware_map(value, template))

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from mtl_jax.structures import Detections
 from mtl_jax.tracking import kalman
 from mtl_jax.tracking.bytetrack import ByteTrack
-from mtl_jax.tracking.scaled import AppearanceTracker
+from mtl_jax.tracking.scaled import NOISY, AppearanceTracker
 from mtl_jax.tracking.tracker import TrackerState
 
 
@@ -27,9 +27,9 @@ class BotSort(ByteTrack, AppearanceTracker):
 
     camera_motion: bool = True
     min_hits: int = 3
-    measurement_noise: float = 1 / 10
-    position_noise: float = 1 / 40
-    velocity_noise: float = 1 / 64
+    measurement_noise: float = NOISY.measurement
+    position_noise: float = NOISY.position
+    velocity_noise: float = NOISY.velocity
     appearance_distance: float = 0.25
     """Largest half cosine distance, `(1 - cos) / 2`, at which appearance counts."""
     appearance_iou: float = 0.5

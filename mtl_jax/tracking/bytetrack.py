@@ -14,12 +14,12 @@ from jaxtyping import Array, Float
 
 from mtl_jax.structures import Detections
 from mtl_jax.tracking import costs
-from mtl_jax.tracking.scaled import ScaledTracker
+from mtl_jax.tracking.scaled import TwinlessTracker
 from mtl_jax.tracking.tracker import Match, TrackerState, Turns
 
 
 @dataclasses.dataclass(frozen=True)
-class ByteTrack(ScaledTracker):
+class ByteTrack(TwinlessTracker):
     """ByteTrack."""
 
     low_score: float = 0.1

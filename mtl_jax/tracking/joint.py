@@ -20,8 +20,7 @@ from jaxtyping import Array, Float
 
 from mtl_jax.structures import Detections
 from mtl_jax.tracking import costs, kalman
-from mtl_jax.tracking.botsort import BotSort
-from mtl_jax.tracking.scaled import AppearanceTracker
+from mtl_jax.tracking.scaled import NOISY, AppearanceTracker
 from mtl_jax.tracking.tracker import Match, TrackerState, Turns
 
 _REACH = 9.21  # χ² with two degrees of freedom is below this in 99 cases of a hundred
@@ -46,9 +45,9 @@ class Joint(AppearanceTracker):
     """Share of the embeddings' cosine in the first turn, beside the overlap."""
     displacement_weight: float = 0.5
     """Share of the displaced box's overlap with the track's last box, beside the predicted box's overlap."""
-    measurement_noise: float = BotSort.measurement_noise
-    position_noise: float = BotSort.position_noise
-    velocity_noise: float = BotSort.velocity_noise
+    measurement_noise: float = NOISY.measurement
+    position_noise: float = NOISY.position
+    velocity_noise: float = NOISY.velocity
 
     @property
     def space(self) -> kalman.Space:

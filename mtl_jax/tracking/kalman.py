@@ -231,10 +231,8 @@ def center_size(relative: RelativeNoise = _PUBLISHED) -> Space:
     """Returns the space `(cx, cy, w, h)`; noise of x and w grows with the width, that of y and h with the height."""
 
     def noise(position: Array) -> Noise:
-        size = _at_least_a_pixel(jnp.concatenate([position[..., 2:], position[..., 2:]], axis=-1))
-        of_position, of_velocity = relative.position * size, relative.velocity * size
-        of_measurement = relative.measurement * size
-        return Noise((2 * of_measurement, 10 * of_velocity), (of_position, of_velocity), of_measurement)
+        size = _at_least_a_pixel(position[..., 2:])
+        return _in_proportion(relative, jnp.concatenate([size, size], axis=-1))
 
     return Space(_center_size, _from_center_size, noise, affine=True)
 
@@ -261,8 +259,24 @@ def center_aspect(relative: RelativeNoise = _PUBLISHED) -> Space:
     return Space(_center_aspect, _from_center_aspect, noise)
 
 
-def center_area() -> Space:
-    """Returns the space `(cx, cy, s, r)`; the ratio has no velocity, and the noise is in pixels, whatever the size."""
+def center_area(relative: RelativeNoise = _PUBLISHED) -> Space:
+    """Returns the space `(cx, cy, s, r)`; the ratio has no velocity.
+
+    The noise is that of `center_size` to first order: width and height err on their own, so that their product and
+    quotient err by √2 times as much.
+    """
+
+    def noise(position: Array) -> Noise:
+        width, height = jnp.moveaxis(_at_least_a_pixel(_sides(position)), -1, 0)
+        area, ratio = width * height, width / height
+        scale = jnp.stack([width, height, jnp.sqrt(2.0) * area, jnp.sqrt(2.0) * ratio], axis=-1)
+        return _in_proportion(relative, scale, moves=jnp.array([1.0, 1.0, 1.0, 0.0]))
+
+    return Space(_center_area, _from_center_area, noise)
+
+
+def center_area_in_pixels() -> Space:
+    """Returns the space `(cx, cy, s, r)` with SORT's noise, which is in pixels, whatever the size."""
 
     def noise(position: Array) -> Noise:
         def deviations(*variances: float) -> Array:
@@ -275,6 +289,14 @@ def center_area() -> Space:
         )
 
     return Space(_center_area, _from_center_area, noise)
+
+
+def _in_proportion(relative: RelativeNoise, scale: Array, moves: Array | float = 1.0) -> Noise:
+    # `moves`: 0 for a number without velocity.
+    of_measurement, of_velocity = relative.measurement * scale, relative.velocity * scale * moves
+    return Noise(
+        (2 * of_measurement, 10 * of_velocity), (relative.position * scale, of_velocity), of_measurement
+    )
 
 
 def _at_least_a_pixel(size: Array) -> Array:
@@ -309,6 +331,9 @@ def _center_area(boxes: Array) -> Array:
 
 
 def _from_center_area(position: Array) -> Array:
+    return box_lib.from_center_size(position[..., :2], _sides(position))
+
+
+def _sides(position: Array) -> Array:
     area, ratio = jnp.maximum(position[..., 2], 0), jnp.maximum(position[..., 3], 1e-6)
-    size = jnp.stack([jnp.sqrt(area * ratio), jnp.sqrt(area / ratio)], axis=-1)
-    return box_lib.from_center_size(position[..., :2], size)
+    return jnp.stack([jnp.sqrt(area * ratio), jnp.sqrt(area / ratio)], axis=-1)

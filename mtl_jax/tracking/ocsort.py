@@ -7,9 +7,11 @@
 A track that is found again is shown the boxes between where it was seen last and now, on a straight line, in place of
 what its filter believed meanwhile (observation-centric re-update).
 
-Three things differ from the authors' code: pairs with too little overlap are taken out before the assignment, as in
-`mtl_jax.tracking.sort`; a track's first box is an observation like the others; and what is reported is the filter's
-box, which lies better on the truth than the detector's (`report="detected"` for theirs).
+Five things differ from the authors' code. As in `mtl_jax.tracking.sort`, pairs with too little overlap are taken out
+before the assignment, the filter's noise grows with the object (`noise="pixels"` for theirs), and a track that is found
+again is reported at once (`confirm_again=True` for theirs). A track's first box is an observation like the others. And
+what is reported is the filter's box, which lies better on the truth than the detector's (`report="detected"` for
+theirs).
 
 Reference: Cao et al., "Observation-Centric SORT: Rethinking SORT for Robust Multi-Object Tracking", CVPR 2023
 (arXiv:2203.14360).

@@ -1,4 +1,4 @@
-"""What ByteTrack and those after it share: noise that grows with the object, the end of twins, and appearance."""
+"""What trackers share: noise that grows with the object; the end of twins, and appearance."""
 
 import dataclasses
 
@@ -9,13 +9,14 @@ from mtl_jax.structures import Detections
 from mtl_jax.tracking import costs, kalman
 from mtl_jax.tracking.tracker import Match, Tracker, TrackerState
 
+NOISY = kalman.RelativeNoise(measurement=1 / 10, position=1 / 40, velocity=1 / 64)
+"""Detections are noisier than the papers have it (1/20, 1/20, 1/160), and people turn and stop."""
+
 
 @dataclasses.dataclass(frozen=True)
 class ScaledTracker(Tracker):
-    """A tracker whose filter's noise is relative to the size of the object."""
+    """A tracker by overlap, whose filter's noise is relative to the size of the object."""
 
-    twin_iou: float = 0.85
-    """Of a track that is seen and one that is lost and overlap by more than this, the younger is removed."""
     overlap: costs.Overlap = "iou"
     """How overlap is measured; thresholds are on the measure that is chosen."""
     measurement_noise: float = 1 / 20
@@ -26,13 +27,21 @@ class ScaledTracker(Tracker):
     """Standard deviation of what the velocity changes in a frame, relative to the size."""
 
     @property
+    def _noise(self) -> kalman.RelativeNoise:
+        return kalman.RelativeNoise(self.measurement_noise, self.position_noise, self.velocity_noise)
+
+
+@dataclasses.dataclass(frozen=True)
+class TwinlessTracker(ScaledTracker):
+    """A tracker as ByteTrack and those after it are, that removes tracks of what another track follows."""
+
+    twin_iou: float = 0.85
+    """Of a track that is seen and one that is lost and overlap by more than this, the younger is removed."""
+
+    @property
     def space(self) -> kalman.Space:
         """Centre, aspect ratio and height."""
         return kalman.center_aspect(self._noise)
-
-    @property
-    def _noise(self) -> kalman.RelativeNoise:
-        return kalman.RelativeNoise(self.measurement_noise, self.position_noise, self.velocity_noise)
 
     def _predict(self, state: TrackerState) -> kalman.KalmanState:
         # Who is lost keeps its height; who is tentative waits where it was seen.
@@ -61,7 +70,7 @@ class ScaledTracker(Tracker):
 
 
 @dataclasses.dataclass(frozen=True)
-class AppearanceTracker(ScaledTracker):
+class AppearanceTracker(TwinlessTracker):
     """A tracker that remembers what its tracks look like."""
 
     embedding_momentum: float = 0.9

@@ -2,26 +2,30 @@
 
 Pairs with too little overlap are taken out before the assignment, where the authors' code drops them after it, so that
 they cannot stand in the way of better ones. The paper forgets a track after one frame (`max_lost=1`) and leaves the
-choice of detections to the detector (`high_score=0, new_score=0`).
+choice of detections to the detector (`high_score=0, new_score=0`). Two more things differ: the filter's noise grows
+with the object, as in `mtl_jax.tracking.botsort` (`noise="pixels"` for the paper's), and a track that was confirmed and
+is found again is reported at once (`confirm_again=True` for the authors' rule, which hides it for three frames more).
 
 Reference: Bewley et al., "Simple Online and Realtime Tracking", ICIP 2016 (arXiv:1602.00763).
 """
 
 import dataclasses
+from typing import Literal
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
 from mtl_jax.structures import Detections
 from mtl_jax.tracking import costs, kalman
-from mtl_jax.tracking.tracker import Match, Tracker, TrackerState, Turns
+from mtl_jax.tracking.scaled import NOISY, ScaledTracker
+from mtl_jax.tracking.tracker import Match, TrackerState, Turns
 
 
 @dataclasses.dataclass(frozen=True)
-class Sort(Tracker):
+class Sort(ScaledTracker):
     """SORT.
 
-    A track is reported where it was seen in `min_hits` frames in a row after its first, or in the first ones.
+    A track is reported from when it was seen in `min_hits` frames in a row after its first, or in the first ones.
     """
 
     high_score: float = 0.6
@@ -29,13 +33,18 @@ class Sort(Tracker):
     min_hits: int = 3
     match_iou: float = 0.3
     """Least overlap of a pair."""
-    overlap: costs.Overlap = "iou"
-    """How overlap is measured; thresholds are on the measure that is chosen."""
+    confirm_again: bool = False
+    """Whether a track that was not seen is only reported after as many frames in a row once more."""
+    noise: Literal["scaled", "pixels"] = "scaled"
+    """Noise of the filter: relative to the size, as the other options say, or SORT's in pixels."""
+    measurement_noise: float = NOISY.measurement
+    position_noise: float = NOISY.position
+    velocity_noise: float = NOISY.velocity
 
     @property
     def space(self) -> kalman.Space:
         """Centre, area and ratio."""
-        return kalman.center_area()
+        return kalman.center_area(self._noise) if self.noise == "scaled" else kalman.center_area_in_pixels()
 
     def _predict(self, state: TrackerState) -> kalman.KalmanState:
         # An area that would become negative stops shrinking.
@@ -60,7 +69,10 @@ class Sort(Tracker):
 
     def _follow(self, state: TrackerState, detections: Detections, match: Match) -> TrackerState:
         # Hits count in a row.
-        state = state._replace(hits=jnp.where(state.missed > 0, 0, state.hits))
+        broken = state.missed > 0
+        if not self.confirm_again:
+            broken &= state.hits < self.min_hits
+        state = state._replace(hits=jnp.where(broken, 0, state.hits))
         return super()._follow(state, detections, match)
 
     def _first_hits(self, frame: Int[Array, ""]) -> Int[Array, ""]:

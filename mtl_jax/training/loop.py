@@ -13,7 +13,10 @@ from mtl_jax.config import Config
 from mtl_jax.data import pipeline
 from mtl_jax.data.datasets import open_dataset
 from mtl_jax.errors import UserError
-from mtl_jax.models.network import build_network, is_shared, shared_mask
+from mtl_jax.models.dependence import shared_paths
+from mtl_jax.models.network import MultiTaskNetwork
+from mtl_jax.models.sharing import build_network
+from mtl_jax.models.sharing.hard import Hard
 from mtl_jax.progress import Progress
 from mtl_jax.signals import stop_signals
 from mtl_jax.tasks import TASKS
@@ -39,10 +42,11 @@ class Interrupted(Exception):
 
 def build_experiment(config: Config, num_classes: int) -> Experiment:
     """Returns the parts that a configuration describes."""
+    network = build_network(config.model, config.tasks, num_classes, config.data.clip_length)
     return Experiment(
         config=config,
-        network=build_network(config.model, config.tasks, num_classes),
-        scheme=_make_scheme(config),
+        network=network,
+        scheme=_make_scheme(config, network),
         optimizer=make_optimizer(config),
         num_classes=num_classes,
     )
@@ -133,8 +137,9 @@ def _run(
         out_shardings=(everywhere, everywhere),
         donate_argnums=0,
     )
+    shared = shared_paths(experiment.network) if training.diagnose_every else frozenset()
     diagnose = jax.jit(
-        make_diagnosis(experiment, shared_mask(state.params["model"])),
+        make_diagnosis(experiment, shared.__contains__),
         in_shardings=(everywhere, by_clip),
         out_shardings=everywhere,
     )
@@ -147,7 +152,7 @@ def _run(
             batch = mesh_lib.to_devices(next(batches), mesh)
             row: dict[str, float] = {}
             with jax.set_mesh(mesh):  # so that norm "local" knows what a device's share of the batch is
-                if training.diagnose_every and step % training.diagnose_every == 0:
+                if shared and step % training.diagnose_every == 0:
                     row |= _numbers(diagnose(state, batch))
                 state, metrics = step_fn(state, batch)
             step += 1
@@ -187,7 +192,7 @@ def _run(
     return state
 
 
-def _make_scheme(config: Config) -> weighting.Scheme:
+def _make_scheme(config: Config, network: MultiTaskNetwork) -> weighting.Scheme:
     scheme, weights, tasks = config.weighting.scheme, config.weighting.weights, config.tasks
     hyperparameters: dict[str, Any] = dict(config.weighting.hyperparameters)
     if scheme not in weighting.names():
@@ -205,8 +210,18 @@ def _make_scheme(config: Config) -> weighting.Scheme:
         hyperparameters["kinds"] = [TASKS[task].kind for task in tasks]
     if scheme in weighting.AGGREGATIONS:
         at_features = takes_representation(config.weighting)
-        shared = weighting.is_representation if at_features else is_shared
-        hyperparameters["shared"] = shared
+        shared = shared_paths(network)
+        if not shared:
+            raise UserError(
+                f"weighting.scheme: {scheme} combines the tasks' gradients of what they share, but with model.sharing "
+                f"{config.model.sharing} that is nothing; choose a scheme that weighs losses, such as fixed"
+            )
+        if at_features and not isinstance(network, Hard):
+            raise UserError(
+                f"weighting.gradients: the representation is one feature map for all tasks, which model.sharing "
+                f"{config.model.sharing} does not have; choose vmap or scan, or model.sharing hard"
+            )
+        hyperparameters["shared"] = weighting.is_representation if at_features else shared.__contains__
         if isinstance(prefix := hyperparameters.get("params"), str):
             hyperparameters["params"] = lambda path: path.startswith(prefix)
         averages = {"moco", "db_mtl", "excess_mtl"} & {scheme, hyperparameters.get("inner")}

@@ -9,16 +9,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from mtl_jax import weighting
 from mtl_jax.config import Config, ModelConfig, Task, WeightingConfig
-from mtl_jax.models.network import initialize
+from mtl_jax.models.network import Features, Frames, MultiTaskNetwork, initialize
 from mtl_jax.structures import Batch
 from mtl_jax.tasks import STRIDE, TASKS, batch_targets
 from mtl_jax.tasks.targets import perturb_objects, render_heatmap
 from mtl_jax.training.optimizer import learning_rate
+from mtl_jax.weighting.aggregation import select
 from mtl_jax.weighting.gradients import split_heads
 
 Metrics = dict[str, Float[Array, "..."]]
@@ -58,7 +58,7 @@ class Experiment(NamedTuple):
     """
 
     config: Config
-    network: nn.Module
+    network: MultiTaskNetwork
     scheme: weighting.Scheme
     optimizer: optax.GradientTransformation
     num_classes: int
@@ -107,18 +107,14 @@ def takes_representation(config: WeightingConfig) -> bool:
 
 
 def network_inputs(
-    config: ModelConfig,
-    images: Array,
-    previous_images: Array,
-    previous_heatmap: Array,
-) -> dict[str, Array]:
-    """Returns the arguments that a network of this configuration takes, of those that there are."""
-    inputs = {"images": images}
-    if config.inputs != "frame":
-        inputs["previous_images"] = previous_images
-    if config.inputs == "pair_heatmap":
-        inputs["previous_heatmap"] = previous_heatmap
-    return inputs
+    config: ModelConfig, images: Array, previous_images: Array, previous_heatmap: Array
+) -> Frames:
+    """Returns what a network of this configuration looks at, of what there is; None in place of the rest."""
+    return (
+        images,
+        previous_images if config.inputs != "frame" else None,
+        previous_heatmap if config.inputs == "pair_heatmap" else None,
+    )
 
 
 def forward(
@@ -132,17 +128,12 @@ def forward(
         Losses in the order of `config.tasks`; then whether each task has labels in this batch, and the new batch
         statistics.
     """
-    outputs, updated = experiment.network.apply(
-        {"params": params, "batch_stats": batch_stats},
-        **_frames(experiment.config, batch, key),
-        train=True,
-        mutable=["batch_stats"],
-    )
-    losses, labelled = _mean_losses(experiment, outputs, batch)
-    return losses, (labelled, updated.get("batch_stats", {}))
+    features, batch_stats = _features(experiment, params, batch_stats, batch, key)
+    losses, labelled = _mean_losses(experiment, _predict(experiment, params, features), batch)
+    return losses, (labelled, batch_stats)
 
 
-def _frames(config: Config, batch: Batch, key: Array) -> dict[str, Array]:
+def _frames(config: Config, batch: Batch, key: Array) -> Frames:
     """Returns the network's inputs, frame by frame."""
     batch_size, time, height, width, _ = batch.images.shape
     previous = jnp.concatenate([batch.images[:, :1], batch.images[:, :-1]], axis=1)
@@ -154,8 +145,28 @@ def _frames(config: Config, batch: Batch, key: Array) -> dict[str, Array]:
     return network_inputs(config.model, frames(batch.images), frames(previous), frames(heatmaps))
 
 
+def _features(
+    experiment: Experiment, params: Any, batch_stats: Any, batch: Batch, key: Array
+) -> tuple[Features, Any]:
+    """Returns the trunk's features, and the new batch statistics; the heads' parameters are not needed."""
+    features, updated = experiment.network.apply(
+        {"params": params, "batch_stats": batch_stats},
+        *_frames(experiment.config, batch, key),
+        train=True,
+        mutable=["batch_stats"],
+        rngs={"sharing": jax.random.fold_in(key, 1)},
+        method="trunk",
+    )
+    return features, updated.get("batch_stats", {})
+
+
+def _predict(experiment: Experiment, params: Any, features: Features) -> Any:
+    """Returns all predictions of each task; of the parameters only the heads' are needed."""
+    return experiment.network.apply({"params": params}, features, method="all_predictions")
+
+
 def _mean_losses(
-    experiment: Experiment, outputs: dict[str, Array], batch: Batch
+    experiment: Experiment, outputs: dict[str, tuple[Array, ...]], batch: Batch
 ) -> tuple[Float[Array, "tasks"], Bool[Array, "tasks"]]:
     """Returns each task's mean loss, and whether there was anything to learn for it."""
     terms = [_mean_loss(experiment, task, outputs[task], batch) for task in experiment.config.tasks]
@@ -164,13 +175,17 @@ def _mean_losses(
 
 
 def _mean_loss(
-    experiment: Experiment, task: Task, outputs: Array, batch: Batch
+    experiment: Experiment, task: Task, outputs: tuple[Array, ...], batch: Batch
 ) -> tuple[Float[Array, ""], Bool[Array, ""]]:
-    by_clip = outputs.reshape(*batch.images.shape[:2], *outputs.shape[1:])
+    """Returns the mean loss of a task's prediction; what was predicted on the way adds its own."""
     # Asked for by each task, computed once: the compiler sees that it is the same.
     targets = batch_targets(batch, experiment.num_classes)
-    total, count = TASKS[task].loss(by_clip, batch, targets)
-    return total / jnp.maximum(count, 1), count > 0
+    losses = []
+    for output in outputs:
+        by_clip = output.reshape(*batch.images.shape[:2], *output.shape[1:])
+        total, count = TASKS[task].loss(by_clip, batch, targets)
+        losses.append(total / jnp.maximum(count, 1))
+    return jnp.sum(jnp.stack(losses)), count > 0
 
 
 def make_step(experiment: Experiment) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
@@ -185,6 +200,9 @@ def make_step(experiment: Experiment) -> Callable[[TrainState, Batch], tuple[Tra
             total, (carried, weights) = scheme.apply(
                 params["weighting"], state.weighting, losses, mask=labelled
             )
+            penalty = experiment.network.penalty(params["model"])
+            if penalty is not None:
+                total += penalty
             return total, (total, losses, weights, carried, batch_stats)
 
         grads, aux = jax.grad(total_loss, has_aux=True)(state.params)
@@ -210,6 +228,9 @@ def make_step(experiment: Experiment) -> Callable[[TrainState, Batch], tuple[Tra
                 has_aux=True,
             )(model, state.weighting, mask=lambda aux: aux[0])
         total = jnp.sum(jnp.where(labelled, losses, 0))
+        if experiment.network.penalty(model) is not None:
+            penalty, penalty_grads = jax.value_and_grad(experiment.network.penalty)(model)
+            total, grads = total + penalty, jax.tree.map(jnp.add, grads, penalty_grads)
         return {"model": grads, "weighting": ()}, total, losses, carried.weights, carried, batch_stats
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -248,12 +269,14 @@ def make_step(experiment: Experiment) -> Callable[[TrainState, Batch], tuple[Tra
     return step
 
 
-def make_diagnosis(experiment: Experiment, is_shared: Any) -> Callable[[TrainState, Batch], Metrics]:
+def make_diagnosis(
+    experiment: Experiment, shared: Callable[[str], bool]
+) -> Callable[[TrainState, Batch], Metrics]:
     """Returns a function that measures how the tasks pull at the parameters they share.
 
     Args:
         experiment: The parts.
-        is_shared: Tree of booleans like the network's parameters, true on those that several tasks use.
+        shared: Whether several tasks use the parameter of a path.
 
     Returns:
         A function of state and batch that returns the norm of each task's gradient, unweighted, at the shared
@@ -266,8 +289,8 @@ def make_diagnosis(experiment: Experiment, is_shared: Any) -> Callable[[TrainSta
             _split_loss(experiment, state, batch), has_aux=True
         )
         (_, (labelled, _)), grads = value_and_grad(state.params["model"])
-        shared = jax.tree.map(lambda g, s: g if s else None, grads, is_shared)
-        gram = jnp.where(labelled[:, None] & labelled, weighting.gramian(shared), 0)
+        gram = weighting.gramian(select(grads, shared))
+        gram = jnp.where(labelled[:, None] & labelled, gram, 0)
         norms, cosines = weighting.norms_and_cosines(gram)
         metrics = {f"gradient_norm/{task}": norms[i] for i, task in enumerate(tasks)}
         for i, first in enumerate(tasks):
@@ -280,27 +303,17 @@ def make_diagnosis(experiment: Experiment, is_shared: Any) -> Callable[[TrainSta
 
 def _split_loss(experiment: Experiment, state: TrainState, batch: Batch) -> weighting.SplitLoss:
     """Returns `forward` in two parts, trunk and heads, with `forward`'s aux."""
-    network = experiment.network
-    inputs = _frames(experiment.config, batch, _step_key(state))
+    model = state.params["model"]
 
-    def predict(heads: Any, features: Array) -> Any:
-        return network.apply({"params": {"heads": heads}}, features, method="predict")
-
-    def trunk_fn(trunk: Any) -> tuple[Array, tuple[Array, Any]]:
-        features, updated = network.apply(
-            {"params": trunk, "batch_stats": state.batch_stats},
-            **inputs,
-            train=True,
-            mutable=["batch_stats"],
-            method="trunk",
-        )
-        _, labelled = _mean_losses(experiment, predict(state.params["model"]["heads"], features), batch)
-        return features, (labelled, updated.get("batch_stats", {}))
+    def trunk_fn(trunk: Any) -> tuple[Features, tuple[Array, Any]]:
+        features, batch_stats = _features(experiment, trunk, state.batch_stats, batch, _step_key(state))
+        _, labelled = _mean_losses(experiment, _predict(experiment, model, features), batch)
+        return features, (labelled, batch_stats)
 
     # Each looks at one head's prediction, so that only that head has a backward pass.
     heads_fn = [
         lambda heads, features, task=task: _mean_loss(
-            experiment, task, predict(heads, features)[task], batch
+            experiment, task, _predict(experiment, {"heads": heads}, features)[task], batch
         )[0]
         for task in experiment.config.tasks
     ]

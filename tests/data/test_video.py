@@ -4,11 +4,13 @@ import threading
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import pytest
 
 from mtl_jax.data import video
 from mtl_jax.errors import UserError
+from tests.data import rtsp
 
 LENGTH = 12
 
@@ -156,6 +158,74 @@ def test_address_of_a_stream(tmp_path):
         server.shutdown()
 
 
-def test_camera_that_is_not_there():
-    with pytest.raises(UserError, match="/dev/video97: is not a camera that answers"):
+@pytest.mark.parametrize(("transport", "end"), [("tcp", "bye"), ("tcp", "lost"), ("udp", "lost")])
+def test_rtsp(transport, end):
+    with rtsp.serve([frame(t) for t in range(LENGTH)], transport=transport, end=end) as address:
+        source = video.open_frames(address.replace("//", "//me:secret@"))
+        assert source[:5] == ("live", 10.0, None, 64, 48)
+        assert numbers(source) == list(range(LENGTH))
+
+
+def test_rtsp_goes_on_after_a_damaged_frame():
+    with rtsp.serve([frame(t) for t in range(LENGTH)], damaged=5) as address:
+        seen = numbers(video.open_frames(address))
+    assert seen[:5] + seen[-4:] == [0, 1, 2, 3, 4, 8, 9, 10, 11]
+
+
+def test_rtsp_that_stalls(monkeypatch):
+    monkeypatch.setattr(video, "PATIENCE", 0.5)
+    with rtsp.serve([frame(t) for t in range(LENGTH)], end="stalled") as address:
+        warnings = []
+        assert numbers(video.open_frames(address, warn=warnings.append)) == list(range(LENGTH))
+        assert warnings == [f"{address}: breaks off after frame 12"]
+        with pytest.raises(UserError, match="breaks off after frame 12"):
+            numbers(video.open_frames(address))
+
+
+def test_server_that_does_not_answer(monkeypatch):
+    monkeypatch.setattr(video, "PATIENCE", 0.5)
+    with rtsp.serve([frame(0)], end="silent") as address:
+        for kind in ("rtsp", "http"):
+            secret = address.replace("rtsp://", f"{kind}://me:secret@")
+            with pytest.raises(UserError) as caught:
+                video.open_frames(secret)
+            message = f"{kind}{address[4:]}: is not a readable video (no answer within 0.5 s)"
+            assert str(caught.value) == message
+    with pytest.raises(UserError, match=r"rtsp://\S+: is not a readable video \(Connection refused\)"):
+        video.open_frames(address)
+
+
+def test_camera(monkeypatch):
+    opened = []
+
+    class Camera:
+        def __init__(self, number):
+            opened.append(number)
+            self.images = iter([frame(t)[..., ::-1] for t in range(3)])
+
+        def get(self, what):
+            return 30.0 if what == cv2.CAP_PROP_FPS else 0.0
+
+        def read(self):
+            image = next(self.images, None)
+            return image is not None, image
+
+        def release(self):
+            opened.append("released")
+
+    monkeypatch.setattr(cv2, "VideoCapture", Camera)
+    warnings = []
+    source = video.open_frames("2", warn=warnings.append)
+    assert source[:5] == ("camera2", 30.0, None, 64, 48)
+    assert numbers(source) == [0, 1, 2]
+    assert np.array_equal(next(source.frames()), frame(0))
+    assert warnings == ["camera 2: gives no more pictures after frame 3"]
+    assert opened == [2, "released"] * 3
+
+
+def test_camera_that_is_not_there(capfd):
+    with pytest.raises(
+        UserError, match="camera 97: gives no picture; check that it is there, and not in use"
+    ):
         video.open_frames("97")
+    assert capfd.readouterr() == ("", "")

@@ -10,8 +10,10 @@ import pytest
 
 from mtl_jax.config import ModelConfig
 from mtl_jax.errors import UserError
+from mtl_jax.models.dependence import tasks_of_parameters
 from mtl_jax.models.layers import he_normal
-from mtl_jax.models.network import MultiTaskNetwork, build_network, initialize, shared_mask
+from mtl_jax.models.network import MultiTaskNetwork, initialize
+from mtl_jax.models.sharing import build_network
 
 TASKS = ("box", "classification", "motion", "identity")
 CHANNELS = {"box": 4, "classification": 3, "motion": 4, "identity": 8}
@@ -164,15 +166,17 @@ def test_kernels_start_with_the_variance_that_a_relu_needs(shape):
     np.testing.assert_allclose(kernel.var() * np.prod(shape[:3]), 2, rtol=0.1)
 
 
-def test_shared_mask_divides_heads_from_the_rest():
+def test_heads_are_of_one_task_and_the_rest_of_all():
     network, variables = _network()
     params = variables["params"]
-    mask = shared_mask(params)
-    assert jax.tree.structure(mask) == jax.tree.structure(params)
-    assert set(jax.tree.leaves((mask["backbone"], mask["neck"]))) == {True}
-    assert set(jax.tree.leaves(mask["heads"])) == {False}
+    found = tasks_of_parameters(network)
+    leaves = {"is_leaf": lambda x: isinstance(x, tuple)}
+    assert jax.tree.structure(found, **leaves) == jax.tree.structure(params)
+    assert set(jax.tree.leaves([found["backbone"], found["neck"]], **leaves)) == {TASKS}
+    for name, tree in found["heads"].items():
+        assert set(jax.tree.leaves(tree, **leaves)) == {(name.split("_")[0],)}
 
-    # The mask tells the truth: a task's loss reaches every shared parameter and no other task's head.
+    # It is the truth: a task's loss reaches every shared parameter and no other task's head.
     def loss(params):
         outputs, _ = network.apply(
             {**variables, "params": params}, *_inputs("pair_heatmap"), train=True, mutable=["batch_stats"]

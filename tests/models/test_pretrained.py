@@ -15,7 +15,8 @@ from mtl_jax.errors import UserError
 from mtl_jax.models import pretrained
 from mtl_jax.models.backbones.efficientnet_lite import EPSILON, EfficientNetLite
 from mtl_jax.models.convert import convert, convert_file
-from mtl_jax.models.network import build_network, initialize
+from mtl_jax.models.network import initialize
+from mtl_jax.models.sharing import build_network
 from mtl_jax.models.torch_file import read_tensors
 from tests.models.published import make_weights, read_shapes
 
@@ -150,6 +151,27 @@ def test_a_converted_file_fills_the_backbone(tmp_path):
         pretrained.load_pretrained(variables, "vit_small", str(tmp_path / "published.safetensors"))
     with pytest.raises(UserError, match=r"missing.safetensors"):
         pretrained.load_pretrained(variables, "vit_small", str(tmp_path / "missing.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("sharing", "options"),
+    [("single", {}), ("tree", {"tree": "(box | motion)@1"}), ("mmoe", {"shared_stages": 2})],
+)
+def test_every_trunk_is_filled(sharing, options, tensors):
+    config = dataclasses.replace(CONFIG, sharing=sharing, sharing_options=options)
+    network = build_network(config, ("box", "motion"), num_classes=1)
+    shapes = jax.eval_shape(lambda key: initialize(network, key), jax.random.key(0))
+    variables = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 7.0), shapes)
+    loaded = pretrained.load_pretrained(variables, "efficientnet_lite0")
+    assert jax.tree.structure(loaded) == jax.tree.structure(variables)
+    trunks = {part: tree for part, tree in loaded["params"].items() if part.startswith("backbone")}
+    last = [tree["block15"] for tree in trunks.values() if "block15" in tree]
+    assert len(last) >= 2
+    kernel = tensors["_blocks.15._project_conv.weight"].transpose(2, 3, 1, 0)
+    for block in last:
+        np.testing.assert_array_equal(block["project"]["conv"]["kernel"], kernel)
+    changed = {name: tree for name, tree in trunks.items() if "heatmap_stem" in tree}
+    assert all(np.all(tree["heatmap_stem"]["previous_heatmap"]["kernel"] == 7) for tree in changed.values())
 
 
 def test_a_missing_package_says_what_to_install(monkeypatch):

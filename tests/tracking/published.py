@@ -89,6 +89,24 @@ class AreaFilter(Filter):
         return np.concatenate([self.x[:2] - size / 2, self.x[:2] + size / 2])
 
 
+class ScaledAreaFilter(AreaFilter):
+    """(cx, cy, s, r) with the noise of width and height that err on their own, by shares of the size."""
+
+    def _scale(self):
+        s, r = max(self.x[2], 0), max(self.x[3], 1e-6)
+        w, h = max(np.sqrt(s * r), 1), max(np.sqrt(s / r), 1)
+        return np.array([w, h, np.sqrt(2) * w * h, np.sqrt(2) * w / h])
+
+    def start(self):
+        return np.diag(np.concatenate([self._scale() / 5, self._scale()[:3] * 10 / 64])) ** 2
+
+    def process(self):
+        return np.diag(np.concatenate([self._scale() / 40, self._scale()[:3] / 64])) ** 2
+
+    def measurement(self):
+        return np.diag(self._scale() / 10) ** 2
+
+
 class AspectFilter(Filter):
     """(cx, cy, a, h) of DeepSORT, JDE and ByteTrack."""
 
@@ -169,6 +187,8 @@ class Track:
 class Sort:
     """SORT."""
 
+    filter, confirm_again = AreaFilter, True
+
     def __init__(self, max_lost=1, min_hits=3, match_iou=0.3, high=0.0):
         self.max_lost, self.min_hits, self.match_iou, self.high = max_lost, min_hits, match_iou, high
         self.tracks, self.frame, self.ids = [], 0, 0
@@ -176,11 +196,7 @@ class Sort:
     def step(self, boxes, scores, **_):
         self.frame += 1
         boxes, scores = boxes[scores >= self.high], scores[scores >= self.high]
-        for track in self.tracks:
-            track.filter.predict()
-            if track.missed > 0:
-                track.streak = 0
-            track.missed += 1
+        self.predict()
         matched = self.match(boxes, scores)
         for t, d in matched:
             self.see(self.tracks[t], boxes[d], scores[d])
@@ -189,7 +205,7 @@ class Sort:
                 self.miss(track)
         for d in sorted(set(range(len(boxes))) - {d for _, d in matched}, key=lambda d: -scores[d]):
             self.ids += 1
-            self.tracks.append(Track(self.ids, boxes[d], scores[d], AreaFilter(boxes[d]), self.frame))
+            self.tracks.append(Track(self.ids, boxes[d], scores[d], self.filter(boxes[d]), self.frame))
         reported = {
             track.id: self.output(track)
             for track in self.tracks
@@ -198,12 +214,19 @@ class Sort:
         self.tracks = [track for track in self.tracks if track.missed <= self.max_lost]
         return reported
 
+    def predict(self):
+        for track in self.tracks:
+            track.filter.predict()
+            if track.missed > 0 and (self.confirm_again or track.streak < self.min_hits):
+                track.streak = 0
+            track.missed += 1
+
     def match(self, boxes, scores):
         overlap = iou([t.filter.box() for t in self.tracks], boxes)
         return assign(np.where(overlap >= self.match_iou, overlap, 0), 0)
 
     def see(self, track, box, score):
-        track.filter.update(AreaFilter.measure(box))
+        track.filter.update(self.filter.measure(box))
         track.missed, track.streak = 0, track.streak + 1
 
     def miss(self, track):
@@ -224,11 +247,7 @@ class OcSort(Sort):
         keep = scores >= 0.1 if self.low_turn else scores >= self.det_thresh
         boxes, scores = boxes[keep], scores[keep]
         self.frame += 1
-        for track in self.tracks:
-            track.filter.predict()
-            if track.missed > 0:
-                track.streak = 0
-            track.missed += 1
+        self.predict()
         high = np.flatnonzero(scores >= self.det_thresh)
         low = np.flatnonzero(scores < self.det_thresh)
         matched = {}
@@ -261,7 +280,7 @@ class OcSort(Sort):
                 track.saved = (track.filter.x.copy(), track.filter.P.copy())
         for d in sorted(set(high) - set(matched.values()), key=lambda d: -scores[d]):
             self.ids += 1
-            self.tracks.append(Track(self.ids, boxes[d], scores[d], AreaFilter(boxes[d]), self.frame))
+            self.tracks.append(Track(self.ids, boxes[d], scores[d], self.filter(boxes[d]), self.frame))
         reported = {
             track.id: track.box
             for track in self.tracks
@@ -287,11 +306,23 @@ class OcSort(Sort):
             for i in range(1, gap):
                 here = first + i / gap * (last - first)
                 between = np.concatenate([here[:2] - here[2:] / 2, here[:2] + here[2:] / 2])
-                track.filter.update(AreaFilter.measure(between))
+                track.filter.update(self.filter.measure(between))
                 Filter.predict(track.filter)
-        track.filter.update(AreaFilter.measure(box))
+        track.filter.update(self.filter.measure(box))
         track.box, track.observations[self.frame] = box, box
         track.missed, track.streak = 0, track.streak + 1
+
+
+class ScaledSort(Sort):
+    """SORT as it is by default here."""
+
+    filter, confirm_again = ScaledAreaFilter, False
+
+
+class ScaledOcSort(OcSort):
+    """OC-SORT as it is by default here."""
+
+    filter, confirm_again = ScaledAreaFilter, False
 
 
 class ByteTrack:

@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 
 from mtl_jax.tracking import kalman
+from mtl_jax.tracking.scaled import NOISY
 from tests.tracking import published
 
 SPACES = {
     "size": (kalman.center_size(), published.SizeFilter),
     "aspect": (kalman.center_aspect(), published.AspectFilter),
-    "area": (kalman.center_area(), published.AreaFilter),
+    "area": (kalman.center_area(NOISY), published.ScaledAreaFilter),
+    "area, pixels": (kalman.center_area_in_pixels(), published.AreaFilter),
 }
 
 

@@ -61,21 +61,24 @@ def padded(frame):
     )
 
 
+PIXELS = {"noise": "pixels", "confirm_again": True}
 CASES = {
-    "sort": ("sort", {}, lambda: published.Sort(), False),
+    "sort": ("sort", PIXELS, lambda: published.Sort(), False),
     "sort, longer": (
         "sort",
-        {"max_lost": 8, "min_hits": 2},
+        PIXELS | {"max_lost": 8, "min_hits": 2},
         lambda: published.Sort(max_lost=8, min_hits=2),
         False,
     ),
-    "ocsort": ("ocsort", {"report": "detected"}, lambda: published.OcSort(), False),
+    "sort, noise by size": ("sort", {"max_lost": 8}, lambda: published.ScaledSort(max_lost=8), False),
+    "ocsort": ("ocsort", PIXELS, lambda: published.OcSort(), False),
     "ocsort, low scores": (
         "ocsort",
-        {"report": "detected", "low_turn": True},
+        PIXELS | {"low_turn": True},
         lambda: published.OcSort(low_turn=True),
         False,
     ),
+    "ocsort, noise by size": ("ocsort", {}, lambda: published.ScaledOcSort(), False),
     "bytetrack": ("bytetrack", {}, published.ByteTrack, False),
     "botsort": ("botsort", {}, published.BotSort, False),
     "botsort, appearance": ("botsort", {}, published.BotSort, True),
@@ -85,7 +88,7 @@ CASES = {
 }
 PUBLISHED = {
     "sort": {"high_score": 0.0, "new_score": 0.0, "max_lost": 1, "report": "filtered"},
-    "ocsort": {},
+    "ocsort": {"report": "detected"},
     "bytetrack": {"measurement_noise": 1 / 20, "position_noise": 1 / 20, "velocity_noise": 1 / 160},
     "botsort": {
         "min_hits": 2,

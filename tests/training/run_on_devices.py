@@ -1,4 +1,7 @@
-"""Takes a training step of the tiny experiment on the given number of CPU devices and saves what came out."""
+"""Takes a training step of the tiny experiment on the given CPU devices, and saves what came out.
+
+Arguments: number of devices, file to write, sharing architecture.
+"""
 
 import sys
 
@@ -9,10 +12,10 @@ import optax
 from mtl_jax.training import mesh as mesh_lib
 from mtl_jax.training.loop import build_experiment
 from mtl_jax.training.step import init_state, make_step
-from tests.training.conftest import TINY, random_batch
+from tests.training.conftest import TINY, random_batch, replace
 
 jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))  # before the first use of a device
-config = TINY
+config = replace(TINY, "model.sharing", sys.argv[3])
 mesh = mesh_lib.make_mesh(config.mesh, config.data.batch_size)
 assert mesh.size == int(sys.argv[1])
 # Plain gradient descent: Adam divides by small numbers and so makes rounding large.

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from mtl_jax.errors import UserError
-from mtl_jax.models.network import shared_mask
+from mtl_jax.models.dependence import shared_paths
+from mtl_jax.models.sharing import SHARING
 from mtl_jax.training.loop import build_experiment
 from mtl_jax.training.step import forward, init_state, make_diagnosis, make_step
+from mtl_jax.weighting.aggregation import select
 
 from .conftest import random_batch, replace
 
@@ -69,6 +71,33 @@ def test_summed_gradients_are_the_gradient_of_the_sum(two_tasks, summed):
     # Adam's first step is the gradient's sign, so it is the moments that tell.
     for a, b in zip(jax.tree.leaves(of_sum.optimizer), jax.tree.leaves(summed.optimizer), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("sharing", ["cascade", "dselect_k", "recurrent"])
+def test_early_predictions_penalties_and_memories_are_trained_either_way(two_tasks, sharing):
+    config = replace(two_tasks, "model.sharing", sharing)
+    (a, of_sum), (b, summed) = one_step(config, "equal"), one_step(config, "sum")
+    for x, y in zip(jax.tree.leaves(a.optimizer), jax.tree.leaves(b.optimizer), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(of_sum["loss/total"], summed["loss/total"], rtol=1e-5)
+    penalty = of_sum["loss/total"] - sum(of_sum[f"loss/{task}"] for task in config.tasks)
+    np.testing.assert_allclose(penalty, 1e-3 * 4 * np.log(4) if sharing == "dselect_k" else 0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("sharing", "scheme", "message"),
+    [
+        (
+            "single",
+            "cagrad",
+            "cagrad combines the tasks' gradients of what they share, but with .* single that is",
+        ),
+        ("cascade", "mgda_ub", "one feature map for all tasks, which model.sharing cascade does not have"),
+    ],
+)
+def test_gradients_cannot_be_combined_where_there_are_none_in_common(two_tasks, sharing, scheme, message):
+    with pytest.raises(UserError, match=message):
+        one_step(replace(two_tasks, "model.sharing", sharing), scheme)
 
 
 def test_aggregations_train(two_tasks):
@@ -209,7 +238,7 @@ def test_average_lags_behind_the_parameters(trained):
 def test_diagnosis_equals_gradients_taken_one_by_one(trained, tiny_config):
     experiment, state, _ = trained
     batch = jax.tree.map(jnp.asarray, random_batch(tiny_config, 0))
-    is_shared = shared_mask(state.params["model"])
+    is_shared = shared_paths(experiment.network).__contains__
     rows = jax.device_get(jax.jit(make_diagnosis(experiment, is_shared))(state, batch))
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
 
@@ -219,8 +248,7 @@ def test_diagnosis_equals_gradients_taken_one_by_one(trained, tiny_config):
             return forward(experiment, params, state.batch_stats, batch, key)[0][task]
 
         grads = jax.grad(loss)(state.params["model"])
-        leaves = zip(jax.tree.leaves(grads), jax.tree.leaves(is_shared), strict=True)
-        return jnp.concatenate([g.ravel() for g, shared in leaves if shared])
+        return jnp.concatenate([g.ravel() for g in jax.tree.leaves(select(grads, is_shared))])
 
     gradients = np.stack([gradient(task) for task in range(4)])
     norms = np.linalg.norm(gradients, axis=-1)
@@ -250,13 +278,16 @@ def test_other_inputs_train(tiny_config, inputs):
     assert np.isfinite(row["loss/total"])
 
 
-def test_one_device_equals_eight(tmp_path):
+@pytest.mark.parametrize(
+    "sharing", ["hard", *(pytest.param(name, marks=pytest.mark.slow) for name in SHARING if name != "hard")]
+)
+def test_one_device_equals_eight(tmp_path, sharing):
     """The same step on a mesh of one and of eight devices, each in a process of its own."""
     results = []
     for devices in (1, 8):
         output = tmp_path / f"{devices}.npz"
         subprocess.run(
-            [sys.executable, "-m", "tests.training.run_on_devices", str(devices), str(output)],
+            [sys.executable, "-m", "tests.training.run_on_devices", str(devices), str(output), sharing],
             cwd=ROOT,
             check=True,
         )

@@ -31,20 +31,23 @@ BACKBONES: dict[str, Callable[..., Backbone]] = {
 }
 
 
-def build_backbone(name: str, norm: Norm = "batch", dtype: Any = "float32") -> Backbone:
+def build_backbone(backbone: str, norm: Norm = "batch", dtype: Any = "float32", **options: Any) -> Backbone:
     """Returns the backbone of that name.
 
     A backbone is called with `(images, previous_images, previous_heatmap, train)`; the previous frame and its heat
     map may be None, and images are uint8 RGB, which it normalises in its own way.
 
     Args:
-        name: A key of `BACKBONES`.
+        backbone: A key of `BACKBONES`.
         norm: Kind of normalisation; see `layers.normalization`.
         dtype: Type of the activations.
+        **options: What else a Linen module takes, such as its `name`.
 
     Raises:
         UserError: There is no backbone of that name.
     """
-    if name not in BACKBONES:
-        raise UserError(f"model.backbone: no backbone is called {name!r}; there are {', '.join(BACKBONES)}")
-    return BACKBONES[name](norm=norm, dtype=dtype)
+    if backbone not in BACKBONES:
+        raise UserError(
+            f"model.backbone: no backbone is called {backbone!r}; there are {', '.join(BACKBONES)}"
+        )
+    return BACKBONES[backbone](norm=norm, dtype=dtype, **options)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
@@ -78,9 +79,16 @@ class Backbone(nn.Module):
         self, index: int, x: Float[Array, "batch height width inputs"], train: bool
     ) -> Float[Array, "batch rows columns outputs"]:
         """Returns a stage's feature map from that of the stage before, or from the entry's."""
-        for block in self.blocks()[index]:
-            x = block(x, train)
+        for place in range(len(self.blocks()[index])):
+            x = self.block(index, place, x, train)
         return x
+
+    def block(
+        self, stage: int, place: int, x: Float[Array, "batch height width inputs"], train: bool
+    ) -> Float[Array, "batch rows columns outputs"]:
+        """Returns the feature map after one block of a stage."""
+        with jax.named_scope(f"stage{stage}"):  # for profiles, and for pictures of the network
+            return self.blocks()[stage][place](x, train)
 
     def pyramid(
         self, outputs: list[Float[Array, "batch _height _width _channels"]], train: bool
