@@ -28,6 +28,7 @@ commands:
   quickstart      data, training under two weightings, evaluation and report, in minutes on a CPU
   data prepare    make a data set of videos ready for training
   data inspect    draw a sheet of its frames with boxes, classes and identities
+  convert-weights make published PyTorch weights of a backbone ready for --model.pretrained
   describe        what an experiment's network shares between tasks, and what that costs
   affinity        which tasks help which, and what they had better share
   train           train an experiment, or go on with one: train --resume RUN
@@ -68,6 +69,7 @@ def _dispatch(arguments: list[str]) -> None:
         "quickstart": lambda rest: _run(quickstart, rest, "mtl-jax quickstart"),
         "data prepare": lambda rest: _run(data_prepare, rest, "mtl-jax data prepare"),
         "data inspect": lambda rest: _run(data_inspect, rest, "mtl-jax data inspect"),
+        "convert-weights": lambda rest: _run(convert_weights, rest, "mtl-jax convert-weights"),
         "describe": _describe,
         "affinity": _affinity,
         "train": _train,
@@ -155,6 +157,25 @@ def data_inspect(
 
     contact_sheet(dataset, data_dir, output)
     print(output)
+
+
+def convert_weights(file: tyro.conf.Positional[Path], backbone: str, output: Path) -> None:
+    """Makes published PyTorch weights of a backbone ready for `--model.pretrained OUTPUT`; needs no PyTorch.
+
+    Reads torchvision's files of resnet18, 34, 50, 101 and convnext_tiny, and timm's of these, of dla34,
+    vit_small_patch16_224 and tf_efficientnet_lite0 to 4.
+
+    Args:
+        file: Safetensors file, or state dictionary of PyTorch, of which nothing but tensors is read.
+        backbone: Name of the backbone.
+        output: Safetensors file to write.
+    """
+    from mtl_jax.models.convert import convert_file
+
+    number = convert_file(file, backbone, output)
+    print(
+        f"{output}: {number} arrays of {backbone}; next: mtl-jax train EXPERIMENT --model.pretrained {output}"
+    )
 
 
 def _train(arguments: list[str]) -> None:

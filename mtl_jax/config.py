@@ -95,9 +95,11 @@ class ModelConfig:
     """The network."""
 
     backbone: str = "tiny"
-    """`tiny`, `resnet18`, `resnet34`, `resnet50`, `efficientnet_lite0`."""
-    pretrained: bool = False
-    """Start the backbone from ImageNet weights (`efficientnet_lite0`, with the extra `pretrained` installed)."""
+    """`tiny`, `resnet18`, `resnet34`, `resnet50`, `resnet101`, `dla34`, `convnext_tiny`, `vit_small`,
+    `efficientnet_lite0`, ..., `efficientnet_lite4`."""
+    pretrained: bool | str = False
+    """Start the backbone from ImageNet weights (`efficientnet_lite0`, with the extra `pretrained` installed), or from
+    the file of this path, which `mtl-jax convert-weights` has made."""
     sharing: str = "hard"
     """Name of a sharing architecture of `mtl_jax.models.sharing`: what tasks share between images and heads."""
     sharing_options: dict[str, bool | int | float | str] = dataclasses.field(default_factory=dict)
@@ -110,8 +112,9 @@ class ModelConfig:
     """Channels of the hidden layer of each head."""
     embedding_dim: int = 32
     """Length of the identity embedding."""
-    norm: Literal["batch", "group", "frozen"] = "batch"
-    """Batch norm over the global batch; group norm; batch norm with frozen statistics."""
+    norm: Literal["batch", "local", "group", "frozen"] = "batch"
+    """Batch norm over the global batch; over each device's share of it; group norm; batch norm with frozen statistics.
+    `convnext_tiny` and `vit_small` have layer norm in any case; the neck does as is said here."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the activations; parameters are float32."""
     heatmap_jitter: float = 0.05

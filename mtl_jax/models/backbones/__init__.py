@@ -6,9 +6,12 @@ from typing import Any
 
 from mtl_jax.errors import UserError
 from mtl_jax.models.backbones.backbone import Backbone
-from mtl_jax.models.backbones.efficientnet_lite import EfficientNetLite0
+from mtl_jax.models.backbones.convnext import ConvNeXt
+from mtl_jax.models.backbones.dla import DLA
+from mtl_jax.models.backbones.efficientnet_lite import EfficientNetLite
 from mtl_jax.models.backbones.resnet import ResNet
 from mtl_jax.models.backbones.tiny import Tiny
+from mtl_jax.models.backbones.vit import ViT
 from mtl_jax.models.layers import Norm
 
 BACKBONES: dict[str, Callable[..., Backbone]] = {
@@ -16,7 +19,15 @@ BACKBONES: dict[str, Callable[..., Backbone]] = {
     "resnet18": functools.partial(ResNet, depths=(2, 2, 2, 2)),
     "resnet34": functools.partial(ResNet, depths=(3, 4, 6, 3)),
     "resnet50": functools.partial(ResNet, depths=(3, 4, 6, 3), bottleneck=True),
-    "efficientnet_lite0": EfficientNetLite0,
+    "resnet101": functools.partial(ResNet, depths=(3, 4, 23, 3), bottleneck=True),
+    "dla34": DLA,
+    "convnext_tiny": ConvNeXt,
+    "vit_small": ViT,
+    "efficientnet_lite0": EfficientNetLite,
+    "efficientnet_lite1": functools.partial(EfficientNetLite, width=1.0, depth=1.1),
+    "efficientnet_lite2": functools.partial(EfficientNetLite, width=1.1, depth=1.2),
+    "efficientnet_lite3": functools.partial(EfficientNetLite, width=1.2, depth=1.4),
+    "efficientnet_lite4": functools.partial(EfficientNetLite, width=1.4, depth=1.8),
 }
 
 

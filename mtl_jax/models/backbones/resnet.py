@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, UInt8
 
 from mtl_jax.models.backbones.backbone import Backbone, Block
 from mtl_jax.models.convolution import max_pool
-from mtl_jax.models.layers import ConvNorm, HeatmapStem, Norm, Stem
+from mtl_jax.models.layers import ConvNorm, HeatmapStem, Norm, Stem, centered
 
 
 class ResNet(Backbone):
@@ -28,7 +28,7 @@ class ResNet(Backbone):
 
     def setup(self) -> None:
         """Makes the layers."""
-        self.conv1 = Stem(64, 7, 2, [(3, 3), (3, 3)], norm=self.norm, dtype=self.dtype)
+        self.conv1 = Stem(64, 7, 2, centered(7), norm=self.norm, dtype=self.dtype)
         self.heatmap_stem = HeatmapStem(self.dtype)
         for stage, depth in enumerate(self.depths):
             layer = [
@@ -74,14 +74,23 @@ class ResidualBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "batch height width inputs"], train: bool
+        self,
+        x: Float[Array, "batch height width inputs"],
+        train: bool,
+        shortcut: Float[Array, "batch rows columns outputs"] | None = None,
     ) -> Float[Array, "batch rows columns outputs"]:
-        """Returns the feature map, smaller by the stride."""
+        """Returns the feature map, smaller by the stride.
+
+        Args:
+            x: Feature map.
+            train: Normalise by the batch's statistics.
+            shortcut: What the convolutions' result is added to; None: `x`, through a 1×1 convolution where it does not
+                fit.
+        """
 
         def conv(name: str, channels: int, size: int, stride: int, **options: Any) -> ConvNorm:
-            padding = [(size // 2, size // 2)] * 2
             return ConvNorm(
-                channels, size, stride, padding, norm=self.norm, dtype=self.dtype, name=name, **options
+                channels, size, stride, centered(size), norm=self.norm, dtype=self.dtype, name=name, **options
             )
 
         # The block starts as the identity: its last scale is zero (Goyal et al., arXiv:1706.02677).
@@ -95,6 +104,8 @@ class ResidualBlock(nn.Module):
             outputs = self.channels
             y = conv("conv1", self.channels, 3, self.stride)(x, train)
             y = conv("conv2", outputs, 3, 1, **last)(y, train)
-        if x.shape != y.shape:
-            x = conv("downsample", outputs, 1, self.stride, activation=None)(x, train)
-        return nn.relu(x + y)
+        if shortcut is None and x.shape == y.shape:
+            shortcut = x
+        elif shortcut is None:
+            shortcut = conv("downsample", outputs, 1, self.stride, activation=None)(x, train)
+        return nn.relu(shortcut + y)
