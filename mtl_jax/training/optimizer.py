@@ -21,7 +21,7 @@ def learning_rate(config: Config) -> optax.Schedule:
 def make_optimizer(config: Config) -> optax.GradientTransformation:
     """Returns the optimizer of `{"model": ..., "weighting": ...}` parameters.
 
-    The network: clipping by global norm, then AdamW, whose decay leaves out biases and norms; the backbone at
+    The network: clipping by global norm, then AdamW, whose decay leaves out biases and norms; backbones at
     `optimizer.backbone_factor` of the rate. The weighting: Adam at its own rate, no decay, and out of the clipping, so
     that a large gradient of the network does not slow it.
     """
@@ -48,6 +48,8 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
 
 def _part_labels(params: Any) -> Any:
     def label(path: tuple, _: Any) -> str:
-        return "backbone" if any(getattr(key, "key", None) == "backbone" for key in path) else "rest"
+        # Some architectures have several: `backbone_box`, `backbone_expert0`, ...
+        names = (str(getattr(key, "key", "")) for key in path)
+        return "backbone" if any(name.startswith("backbone") for name in names) else "rest"
 
     return jax.tree_util.tree_map_with_path(label, params)
