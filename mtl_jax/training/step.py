@@ -259,6 +259,9 @@ def make_step(experiment: Experiment) -> Callable[[TrainState, Batch], tuple[Tra
             "norm/parameters": optax.tree.norm(params["model"]),
             "dropped": carried.dropped,
         }
+        penalty = experiment.network.penalty(state.params["model"])
+        if penalty is not None:
+            metrics["loss/penalty"] = penalty
         for i, task in enumerate(config.tasks):
             metrics[f"loss/{task}"] = losses[i]
             if weights is not None:

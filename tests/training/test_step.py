@@ -81,6 +81,7 @@ def test_early_predictions_penalties_and_memories_are_trained_either_way(two_tas
         np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-6)
     np.testing.assert_allclose(of_sum["loss/total"], summed["loss/total"], rtol=1e-5)
     penalty = of_sum["loss/total"] - sum(of_sum[f"loss/{task}"] for task in config.tasks)
+    np.testing.assert_allclose(of_sum.get("loss/penalty", 0), penalty, atol=1e-4)
     np.testing.assert_allclose(penalty, 1e-3 * 4 * np.log(4) if sharing == "dselect_k" else 0, atol=1e-4)
 
 
