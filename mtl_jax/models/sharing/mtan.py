@@ -20,7 +20,7 @@ class MTAN(MultiTaskNetwork):
     of the stage; here those of its end take their place, as stages differ in what they are made of.
 
     Attributes:
-        reduction: The mask's hidden channels are those of the stage over this.
+        reduction: The mask's hidden channels are about those of the stage over this.
 
     Reference: Liu et al., "End-to-End Multi-Task Learning with Attention", CVPR 2019 (arXiv:1803.10704).
     """
@@ -44,7 +44,7 @@ class MTAN(MultiTaskNetwork):
 
     def _attend(self, name: str, shared: Array, before: Array | None, train: bool) -> Array:
         channels = shared.shape[-1]
-        hidden = max(channels // self.reduction, 8)
+        hidden = 8 * max(channels // self.reduction // 8, 1)  # group norm asks for a multiple of eight
         options = {"norm": self.norm, "dtype": self.dtype}
         looked_at = shared
         if before is not None:
