@@ -300,7 +300,7 @@ def test_one_device_equals_eight(tmp_path, sharing):
         if sharing == "hard":
             np.testing.assert_allclose(one[name], eight[name], rtol=1e-4, atol=1e-5, err_msg=name)
         else:
-            # In a trunk for identity alone a few ReLUs near zero fall on the other side, and the gradient jumps: weights
-            # that differ by 1e-6 change single parameters of it by 3e-5, of one for motion by 1e-4.
+            # In a trunk for identity alone a few ReLUs near zero fall on the other side, and the gradient jumps:
+            # weights that differ by 1e-6 change single parameters of it by 3e-5, of one for motion by 1e-4.
             distance = np.linalg.norm(one[name] - eight[name])
             assert distance <= 1e-2 * np.linalg.norm(one[name]) + 1e-5, name
