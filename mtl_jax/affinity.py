@@ -120,15 +120,19 @@ def measure(
         {"": 100 * np.array(result["affinity"]["mean"])},
         config.tasks,
         workdir / "affinity.png",
-        "A step for the row's task lowers the column's loss by … %",
-        format=".1f",
+        "Percent by which a step for\nthe row's task lowers the column's loss",
     )
+    between = [
+        np.array(cosine["mean"][part])[~np.eye(len(config.tasks), dtype=bool)] for part in result["parts"]
+    ]
     draw_matrices(
         {part: np.array(cosine["mean"][part]) for part in result["parts"]},
         config.tasks,
         workdir / "cosines.png",
         "Cosine between gradients",
-        limit=1.0,
+        limit=max(
+            float(np.abs(between).max()), 0.1
+        ),  # the diagonal, always 1, must not outshine what is between
     )
     return result
 

@@ -39,7 +39,7 @@ def draw_matrices(
             most = limit or max(float(np.abs(matrix).max()), 1e-12)
             panel.imshow(matrix, cmap="RdBu", vmin=-most, vmax=most)
             for (i, j), value in np.ndenumerate(matrix):
-                ink = "white" if abs(value) > 0.6 * most else "black"
+                ink = "white" if abs(value) > 0.7 * most else "black"
                 panel.text(j, i, f"{value:{format}}", ha="center", va="center", color=ink, fontsize=7)
             panel.set_title(heading)
             panel.set_xticks(range(len(labels)), labels, rotation=40, ha="right", rotation_mode="anchor")
