@@ -1,5 +1,6 @@
 """The multi-task network: a trunk that says what tasks share, and a head for each task."""
 
+import abc
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -22,7 +23,7 @@ Frames = tuple[Array, Array | None, Array | None]
 """Images, previous images and previous heat map, as a backbone takes them."""
 
 
-class MultiTaskNetwork(nn.Module):
+class MultiTaskNetwork(nn.Module, abc.ABC):
     """From images to features, and from those to one prediction for each task.
 
     What stands between is a sharing architecture: a subclass in `mtl_jax.models.sharing`, which defines `share`, and
@@ -113,9 +114,9 @@ class MultiTaskNetwork(nn.Module):
         outputs = self.predict(features)
         return {task: (outputs[task], *self.early_predictions(features, task)) for task in self.tasks}
 
+    @abc.abstractmethod
     def share(self, frames: Frames, train: bool) -> Features:
         """Returns the features that the heads see."""
-        raise NotImplementedError
 
     @nn.nowrap
     def features_of(self, features: Features, task: str) -> Float[Array, "batch rows columns channels"]:

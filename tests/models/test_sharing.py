@@ -14,7 +14,6 @@ from mtl_jax.models.dependence import by_path, tasks_of_parameters
 from mtl_jax.models.network import MultiTaskNetwork, example_inputs, initial_memory, initialize
 from mtl_jax.models.sharing import SHARING, build_network
 from mtl_jax.models.sharing.cross_stitch import mixture
-from mtl_jax.models.sharing.tree import Group, Split, parse_tree
 
 TASKS = ("box", "classification", "motion", "identity")
 CLIP = 2
@@ -421,34 +420,6 @@ def test_what_remembers_needs_clips():
     network = build_network(ModelConfig(sharing="recurrent"), TASKS, num_classes=3)
     with pytest.raises(UserError, match=r"data.clip_length: found 1, .*; give 2 or more"):
         jax.eval_shape(lambda key: initialize(network, key), jax.random.key(0))
-
-
-def test_trees_are_read():
-    assert parse_tree(" ", TASKS) == Group(TASKS)
-    assert parse_tree("(box classification | (motion | identity)@3)@2", TASKS) == Split(
-        2, (Group(("box", "classification")), Split(3, (Group(("motion",)), Group(("identity",)))))
-    )
-
-
-@pytest.mark.parametrize(
-    ("tree", "message"),
-    [
-        ("(box classification | motion | identify)@2", "no task is called 'identify'; there are box, class"),
-        ("(box classification | motion)@2", "identity is there 0 times in .*; expected once"),
-        ("(box classification | motion identity box)@2", "box is there 2 times"),
-        ("(box classification | motion identity)", r"found '\)' 'the end' .*; expected `\)@N`"),
-        ("(box classification | motion identity@2", r"expected `\)@N`"),
-        ("(box classification | )@2", r"found '\)' in .*; expected a task"),
-        ("(box classification | motion identity)@2 @3", "found '@3' after the end of the tree"),
-        (
-            "((box | classification)@1 | motion identity)@2",
-            "after 1 stages within a branch that parted after 2",
-        ),
-    ],
-)
-def test_trees_that_cannot_be_are_named(tree, message):
-    with pytest.raises(UserError, match=f"model.sharing.tree.*{message}"):
-        parse_tree(tree, TASKS)
 
 
 @pytest.mark.parametrize(

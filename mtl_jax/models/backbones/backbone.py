@@ -1,5 +1,6 @@
 """What all backbones have in common: an entry, and stages of blocks that can be run one by one."""
 
+import abc
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,7 @@ Block = Callable[
 ]
 
 
-class Backbone(nn.Module):
+class Backbone(nn.Module, abc.ABC):
     """A network from images to feature maps, in stages, so that sharing architectures can work between them.
 
     Attributes:
@@ -61,6 +62,7 @@ class Backbone(nn.Module):
         """Number of stages."""
         return len(self.blocks())
 
+    @abc.abstractmethod
     def entry(
         self,
         images: UInt8[Array, "batch height width 3"],
@@ -69,11 +71,10 @@ class Backbone(nn.Module):
         train: bool,
     ) -> Float[Array, "batch _rows _columns channels"]:
         """Returns what the first stage starts from: all that is seen, brought together."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def blocks(self) -> tuple[tuple[Block, ...], ...]:
         """Returns the blocks of each stage, each a function of a feature map and of `train`."""
-        raise NotImplementedError
 
     def stage(
         self, index: int, x: Float[Array, "batch height width inputs"], train: bool
