@@ -29,6 +29,7 @@ from jaxtyping import Array, Float
 from mtl_jax import weighting
 from mtl_jax.config import Config
 from mtl_jax.data import pipeline
+from mtl_jax.data.datasets import open_dataset
 from mtl_jax.errors import UserError
 from mtl_jax.models.flops import count_flops
 from mtl_jax.models.graph import parts_of_parameters
@@ -36,7 +37,7 @@ from mtl_jax.models.network import MultiTaskNetwork, example_inputs, initialize
 from mtl_jax.models.sharing import build_network
 from mtl_jax.reporting.matrices import draw_matrices
 from mtl_jax.structures import Batch
-from mtl_jax.training.loop import train
+from mtl_jax.training.loop import build_experiment, train
 from mtl_jax.training.optimizer import learning_rate
 from mtl_jax.training.step import Experiment, TrainState, forward
 from mtl_jax.weighting.aggregation import select
@@ -89,19 +90,19 @@ def measure(
         config,
         training=dataclasses.replace(config.training, evaluate_every=every, diagnose_every=0),
     )
+    dataset = open_dataset(config.data.dataset, config.data.data_dir)
+    experiment = build_experiment(config, len(dataset.class_names))
+    take = jax.jit(_measurement(experiment))
     measured: list[Measured] = []
     # Other batches than those that are trained on, though of the same videos.
     stream = pipeline.training_pipeline(config.data, config.training.seed + 1)
-    compiled: list[Any] = []
 
-    def look(experiment: Experiment, state: TrainState) -> dict[str, float]:
-        if not compiled:
-            compiled.append(jax.jit(_measurement(experiment)))
-        found = [jax.device_get(compiled[0](state, next(stream))) for _ in range(batches)]
+    def look(_: Experiment, state: TrainState) -> dict[str, float]:
+        found = [jax.device_get(take(state, next(stream))) for _ in range(batches)]
         measured.append(Measured(*(np.mean(column, axis=0) for column in zip(*found, strict=True))))
         return {}
 
-    experiment, _ = train(config, workdir, evaluate=look)
+    train(config, workdir, evaluate=look)
     network = experiment.network
     result = _summary(network, Measured(*(np.stack(column) for column in zip(*measured, strict=True))))
     result["groups"] = [
@@ -161,7 +162,7 @@ def _measurement(experiment: Experiment) -> Any:
         step = jax.tree.map_with_path(
             lambda path, g: g * (jax.tree_util.keystr(path[:1], simple=True) != "heads"), grads
         )
-        size = jnp.maximum(rate(state.step), 0.01 * rate(state.step // 2))
+        size = rate(state.step)
 
         def after(direction: Any) -> Array:
             return losses_of(jax.tree.map(lambda p, g: p - size * g, params, direction))[0]
