@@ -25,9 +25,9 @@ from mtl_jax.models.sharing import SHARING, build_network
 from mtl_jax.quickstart import config as quickstart_config
 from mtl_jax.reporting.tables import Column, print_table, to_markdown
 from mtl_jax.training import cpu
-from mtl_jax.training.checkpoint import read_classes
 from mtl_jax.training.loop import train
 from mtl_jax.training.metrics import read_metrics
+from mtl_jax.training.workdir import read_classes
 
 OPTIONS: dict[str, dict[str, bool | int | float | str]] = {
     "tree": {"tree": "(box classification | motion identity)@2"},

@@ -144,10 +144,8 @@ def _measurement(experiment: Experiment) -> Any:
     rate = learning_rate(experiment.config)
 
     def run(state: TrainState, batch: Batch) -> Measured:
-        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-
         def losses_of(params: Any) -> tuple[Array, Array]:
-            losses, (labelled, _) = forward(experiment, params, state.batch_stats, batch, key)
+            losses, (labelled, _) = forward(experiment, params, state, batch)
             return losses, labelled
 
         params = state.params["model"]

@@ -3,6 +3,7 @@
 Heavy imports are inside the commands, so that `--help` is quick.
 """
 
+import dataclasses
 import errno
 import json
 import os
@@ -19,7 +20,7 @@ from mtl_jax.commands.architecture import describe_experiment, measure_affinity
 from mtl_jax.commands.benchmark import benchmark_sharing, benchmark_tracking, benchmark_weighting
 from mtl_jax.commands.experiment import read_experiment
 from mtl_jax.commands.tracking import track_objects, tune_tracker
-from mtl_jax.config import Config, DataConfig, Split
+from mtl_jax.config import Config, DataConfig, Launch, MeshConfig, Split
 from mtl_jax.errors import UserError
 
 _USAGE = """\
@@ -44,10 +45,15 @@ commands:
 """
 
 DATA_DIR = Path(DataConfig().data_dir)
+NO_LAUNCH = Launch()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command line and exits: 0, 1 (nobody reads on), 2 (something given is wrong) or 130 (interrupted)."""
+    """Runs the command line and exits.
+
+    With 0; 1 (nobody reads on); 2 (something given is wrong); 75 (a training run was asked to make room by SIGTERM, has
+    saved, and can go on: what schedulers take for "try again"); or 130 (interrupted).
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         _dispatch(arguments)
@@ -190,6 +196,7 @@ def _train(arguments: list[str]) -> None:
     def train(
         workdir: Path,
         config: Annotated[Config, tyro.conf.arg(name="")] = defaults,
+        launch: Annotated[Launch, tyro.conf.arg(name="")] = NO_LAUNCH,
     ) -> None:
         """Trains the experiment that a file describes; every field of its configuration is an option.
 
@@ -203,32 +210,46 @@ def _train(arguments: list[str]) -> None:
         Args:
             workdir: Directory of the run.
             config: The configuration.
+            launch: The processes, where there are several.
         """
-        _train_and_report(config, workdir, resume=False)
+        _train_and_report(config, workdir, launch, resume=False)
 
     if "--resume" in arguments:
-        tyro.cli(resume_run, args=arguments, prog="mtl-jax train")
+        _resume(arguments)
     elif experiment is None and not {"-h", "--help"} & set(arguments):
         raise UserError("train: no experiment; give a file such as experiments/pets2009.py, or --resume RUN")
     else:
         tyro.cli(train, args=arguments, prog="mtl-jax train EXPERIMENT")
 
 
-def resume_run(resume: Path) -> None:
-    """Goes on with a run that was stopped, where it was, bit for bit.
+def _resume(arguments: list[str]) -> None:
+    """Reads `--resume RUN [--mesh.data N] [--mesh.fsdp N]`, and goes on; the run's own mesh is the default."""
+    from mtl_jax.training.workdir import read_config
 
-    Args:
-        resume: Directory of the run.
-    """
-    from mtl_jax.training.checkpoint import read_config
+    named = arguments[arguments.index("--resume") + 1 :][:1]
+    config = read_config(Path(named[0])) if named and not named[0].startswith("-") else Config()
 
-    _train_and_report(read_config(resume), resume, resume=True)
+    def resume_run(
+        resume: Path,
+        mesh: MeshConfig = config.mesh,
+        launch: Annotated[Launch, tyro.conf.arg(name="")] = NO_LAUNCH,
+    ) -> None:
+        """Goes on with a run that was stopped, where it was: bit for bit, on as many devices.
+
+        Args:
+            resume: Directory of the run.
+            mesh: The devices, which may be others than before.
+            launch: The processes, where there are several.
+        """
+        _train_and_report(dataclasses.replace(config, mesh=mesh), resume, launch, resume=True)
+
+    tyro.cli(resume_run, args=arguments, prog="mtl-jax train")
 
 
-def _train_and_report(config: Config, workdir: Path, resume: bool) -> None:
+def _train_and_report(config: Config, workdir: Path, launch: Launch, resume: bool) -> None:
     from mtl_jax.evaluation.model import evaluate_state, summary
     from mtl_jax.inference import build_tracker
-    from mtl_jax.training import cpu
+    from mtl_jax.training import cache, cpu, distributed
     from mtl_jax.training.loop import Interrupted, train
     from mtl_jax.training.step import Experiment, TrainState
 
@@ -236,12 +257,15 @@ def _train_and_report(config: Config, workdir: Path, resume: bool) -> None:
         return summary(evaluate_state(experiment, state, "validation", workdir / "evaluation" / "validation"))
 
     build_tracker(config.tracker)  # what is wrong with it is said before an hour of training, not after
+    cache.use(config.training.compilation_cache)
     cpu.prepare(config.data.batch_size)
+    distributed.start(launch)
     try:
         train(config, workdir, resume=resume, evaluate=evaluate)
     except Interrupted as message:
-        _fail(str(message), 130)
-    print(f"{workdir}: trained; next: mtl-jax evaluate {workdir}")
+        _fail(str(message), 130 if message.by_user else 75)
+    if distributed.is_first():
+        print(f"{workdir}: trained; next: mtl-jax evaluate {workdir}")
 
 
 def evaluate(

@@ -115,8 +115,11 @@ class ModelConfig:
     norm: Literal["batch", "local", "group", "frozen"] = "batch"
     """Batch norm over the global batch; over each device's share of it; group norm; batch norm with frozen statistics.
     `convnext_tiny` and `vit_small` have layer norm in any case; the neck does as is said here."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type of the activations; parameters are float32."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Type of the activations; parameters, losses and statistics are float32, and gradients in float16 are scaled."""
+    remat: Literal["none", "blocks", "stages"] = "none"
+    """What the backbone computes anew in the backward pass, to keep less: nothing, all but what comes out of each
+    block, or of each stage."""
     heatmap_jitter: float = 0.05
     """Noise on the previous frame's heat map while training: standard deviation of centres, relative to box size."""
     heatmap_lost: float = 0.4
@@ -140,7 +143,8 @@ class WeightingConfig:
     gradients: Literal["auto", "vmap", "scan", "representation"] = "auto"
     """For schemes that combine gradients: take those of the shared parameters, of all tasks at once (`vmap`) or one
     after the other (`scan`: less memory), or those at the shared features, with one backward pass below for all
-    (`representation`: cheapest). `auto`: `representation` for `mgda_ub`, `vmap` for the others."""
+    (`representation`: cheapest). `auto`: `representation` for `mgda_ub`, for the others `vmap` on one device and `scan`
+    on several, where `vmap` would send activations about."""
     every: int = 1
     """For schemes that combine gradients: find weights anew in every n-th step; those between cost what a plain step
     costs."""
@@ -182,6 +186,13 @@ class TrainingConfig:
     """Steps between measurements of per-task gradient norms and cosines; 0: never."""
     checkpoint_every: int = 500
     """Steps between checkpoints."""
+    accumulate: int = 1
+    """Parts in which a batch goes through the network, one after the other, in the memory of one; a third more work.
+    Losses and weighting see the whole batch; batch norm takes each part's statistics."""
+    compilation_cache: str = "~/.cache/mtl_jax/compilation"
+    """Where compiled programs are kept, for you alone; empty: nowhere. JAX_COMPILATION_CACHE_DIR comes before it."""
+    max_skipped: int = 10
+    """Steps in a row whose gradient is not finite, after which the run stops; each by itself is skipped."""
     evaluate_every: int = 0
     """Steps between evaluations on the validation split; 0: only at the end."""
     select_by: str = "HOTA"
@@ -190,10 +201,20 @@ class TrainingConfig:
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """Devices along each axis of the mesh; -1: all that are left."""
+    """Devices along each axis of the mesh; -1: all that are left. A batch is split over all of them."""
 
     data: int = -1
-    """Devices over which the batch is split."""
+    """Groups of devices that hold the same parameters."""
+    fsdp: int = 1
+    """Devices over which parameters, optimizer state and per-task gradients are split; 1: each has all of them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ProfileConfig:
+    """The profiler, whose traces TensorBoard and Perfetto open."""
+
+    steps: str = ""
+    """`FIRST:LAST`: the steps that are traced, the last one not included; empty: none."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,8 +248,22 @@ class Config:
     """Run."""
     mesh: MeshConfig = MeshConfig()
     """Devices."""
+    profile: ProfileConfig = ProfileConfig()
+    """Profiler."""
     tracker: TrackerConfig = TrackerConfig()
     """Tracker."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Launch:
+    """Where the processes of a run find each other; nothing is needed under Slurm, Open MPI and on Cloud TPU."""
+
+    coordinator: str | None = None
+    """Address of the first process, `HOST:PORT`, where nothing else starts the processes."""
+    processes: int | None = None
+    """Number of processes."""
+    process: int | None = None
+    """Number of this one, from 0."""
 
 
 def to_json(config: Config) -> str:

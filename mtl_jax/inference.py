@@ -25,9 +25,10 @@ from mtl_jax.tasks.targets import render_heatmap
 from mtl_jax.tracking import Tracker, estimate_motion
 from mtl_jax.tracking.camera import STILL
 from mtl_jax.tracking.detections import to_rows
-from mtl_jax.training.checkpoint import Checkpoints, read_classes, read_config
+from mtl_jax.training.checkpoint import Checkpoints
 from mtl_jax.training.loop import build_experiment
 from mtl_jax.training.step import Experiment, TrainState, init_state, network_inputs
+from mtl_jax.training.workdir import read_classes, read_config
 
 
 class FrameResult(NamedTuple):

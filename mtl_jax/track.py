@@ -30,7 +30,7 @@ from mtl_jax.progress import track as progress
 from mtl_jax.reporting.overlay import FrameTracks, annotate_video
 from mtl_jax.signals import stop_signals
 from mtl_jax.structures import Tracks
-from mtl_jax.training.checkpoint import read_classes
+from mtl_jax.training.workdir import read_classes
 
 
 def track_video(

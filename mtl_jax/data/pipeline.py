@@ -52,7 +52,7 @@ def training_pipeline(
         config: What to load.
         seed: Seed of order and augmentation.
         process_index: Which of the training processes this is.
-        process_count: Number of training processes. Each gets its own share of every batch.
+        process_count: Number of training processes. Each gets its part of every batch, in order.
 
     Returns:
         Iterator of `Batch` with NumPy arrays of `[batch_size / process_count, clip_length, ...]`.
@@ -72,8 +72,10 @@ def training_pipeline(
         raise UserError(f"data.train: no video has data.clip_length={config.clip_length} frames")
     clips = grain.MapDataset.range(len(loader)).seed(seed).shuffle().repeat().random_map(loader)
     # Sharing out comes last, so that a batch over all processes is the same whatever their number.
-    clips = clips.slice(slice(process_index, None, process_count))
-    batches = clips.batch(config.batch_size // process_count, drop_remainder=True)
+    share = config.batch_size // process_count
+    if process_count > 1:
+        clips = _Share(clips, config.batch_size, process_index * share, share)
+    batches = clips.batch(share, drop_remainder=True)
     if config.workers:
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # Grain's workers ask for flags, which only absl's own main() parses
@@ -178,6 +180,22 @@ class ClipLoader:
             np.stack([transforms.warp(decode_image(frame.image), affine, size) for frame in frames]),
             [transforms.move_objects(frame.objects, affine, size) for frame in frames],
         )
+
+
+class _Share(grain.MapDataset):
+    """The part of each batch that a process has: `size` clips from `first` on, in order."""
+
+    def __init__(self, clips: grain.MapDataset, batch_size: int, first: int, size: int):
+        super().__init__(clips)
+        self._batch_size, self._first, self._size = batch_size, first, size
+
+    def __len__(self) -> int:
+        return len(self.parents[0]) // self._batch_size * self._size
+
+    def __getitem__(self, index: int) -> Batch:
+        """Returns the process's clip of that number."""
+        batch, place = divmod(index, self._size)
+        return self.parents[0][batch * self._batch_size + self._first + place]
 
 
 def _centers(objects: Objects) -> np.ndarray:

@@ -80,7 +80,7 @@ def normalization(
 class LocalBatchNorm(nn.Module):
     """Batch norm by the statistics of each device's share of the batch, with the parameters of `flax.linen.BatchNorm`.
 
-    The batch counts as split into equal parts, in order, over the axis "data" of the mesh that `jax.set_mesh` has set;
+    The batch counts as split into equal parts, in order, over the devices of the mesh that `jax.set_mesh` has set;
     without a mesh it is one part. The running averages are of the mean over devices.
 
     Attributes:
@@ -119,7 +119,7 @@ class LocalBatchNorm(nn.Module):
         running_var = self.variable("batch_stats", "var", jnp.ones, (channels,))
         if self.use_running_average:
             return self._scaled(x, running_mean.value, running_var.value, scale, bias)
-        devices = jax.sharding.get_abstract_mesh().shape.get("data", 1)
+        devices = math.prod(jax.sharding.get_abstract_mesh().shape.values())
         if x.shape[0] % devices:
             raise ValueError(f"norm 'local': a batch of {x.shape[0]} does not divide over {devices} devices")
         shares = x.reshape(devices, -1, *x.shape[1:])

@@ -18,8 +18,8 @@ from jaxtyping import UInt8
 from mtl_jax.data.video import encode_png, open_frames
 from mtl_jax.errors import UserError
 from mtl_jax.reporting import plots, tables
-from mtl_jax.training.checkpoint import read_config
 from mtl_jax.training.metrics import read_metrics
+from mtl_jax.training.workdir import read_config
 
 _CAPTIONS = {
     "losses": "Each task's loss before weighting, and the weighted total, which learned weights may take below zero; "

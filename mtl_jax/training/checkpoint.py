@@ -2,17 +2,15 @@
 
 A run keeps its last two checkpoints, so that a damaged one can be stepped over, and the best one:
 
-    RUN/config.json             the configuration
-    RUN/classes.json            names of the classes
-    RUN/checkpoints/last/STEP   state, data iterator, configuration
+    RUN/checkpoints/last/STEP   state, data iterator, configuration, and `digests.json`, of each file
     RUN/checkpoints/best/STEP   the same, at the best validation score
 """
 
 import errno
+import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +20,12 @@ import orbax.checkpoint as ocp
 from mtl_jax import config as config_lib
 from mtl_jax.config import Config
 from mtl_jax.errors import UserError
+from mtl_jax.training.distributed import is_first
 from mtl_jax.training.step import TrainState
 
 log = logging.getLogger(__name__)
+
+_DIGESTS = "digests.json"
 
 
 class Checkpoints:
@@ -76,6 +77,7 @@ class Checkpoints:
         for manager, step in candidates:
             path = manager.directory / str(step)
             try:
+                _verify(path)
                 _check_shapes(manager, step, like, path)
                 restored = manager.restore(
                     step,
@@ -104,42 +106,13 @@ class Checkpoints:
         self._last.close()
         self._best.close()
 
+    def __enter__(self) -> "Checkpoints":
+        """Returns itself."""
+        return self
 
-def write_description(workdir: Path, config: Config, class_names: Sequence[str]) -> None:
-    """Writes what a run is: its configuration and the names of its classes."""
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        (workdir / "config.json").write_text(config_lib.to_json(config))
-        (workdir / "classes.json").write_text(json.dumps(list(class_names)) + "\n")
-    except OSError as error:
-        raise UserError(
-            f"{workdir}: cannot be written ({error.strerror}); choose another --workdir"
-        ) from error
-
-
-def read_config(workdir: Path) -> Config:
-    """Reads a run's configuration.
-
-    Raises:
-        UserError: If this is not a run, or a key is unknown or a value of the wrong type.
-    """
-    path = workdir / "config.json"
-    return config_lib.from_json(_read(path), where=str(path))
-
-
-def read_classes(workdir: Path) -> list[str]:
-    """Reads the names of a run's classes; errors as `read_config`."""
-    path = workdir / "classes.json"
-    try:
-        return json.loads(_read(path))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}:{error.lineno}: not JSON ({error.msg}); restore the file") from error
-
-
-def _read(path: Path) -> str:
-    if not path.is_file():
-        raise UserError(f"{path}: not found; give the directory of a run, as was given to --workdir")
-    return path.read_text()
+    def __exit__(self, *_: object) -> None:
+        """Closes."""
+        self.close()
 
 
 def _manager(directory: Path, keep: int) -> ocp.CheckpointManager:
@@ -175,11 +148,41 @@ def _save(manager: ocp.CheckpointManager, state: TrainState, data: Any, config: 
             ),
         )
         manager.wait_until_finished()
+        if is_first():
+            path = Path(manager.directory) / str(step)
+            temporary = path / f"{_DIGESTS}.tmp"
+            temporary.write_text(json.dumps(_digests(path), indent=1) + "\n")
+            temporary.replace(path / _DIGESTS)
     except Exception as error:
         # TensorStore reports a full disk as text, not as an OSError.
         if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
             raise full from error
         raise
+
+
+def _digests(checkpoint: Path) -> dict[str, str]:
+    """Returns a digest of each file of a checkpoint; TensorStore has none of its own for arrays."""
+    digests = {}
+    for path in sorted(checkpoint.rglob("*")):
+        if path.is_file() and not path.name.startswith(_DIGESTS):
+            with path.open("rb") as file:
+                digests[str(path.relative_to(checkpoint))] = hashlib.file_digest(file, "blake2b").hexdigest()
+    return digests
+
+
+def _verify(checkpoint: Path) -> None:
+    """Raises a ValueError that names the first file that is not as it was saved."""
+    path = Path(checkpoint) / _DIGESTS
+    if not path.exists():  # killed after the checkpoint was complete, before its digests were
+        return
+    try:
+        saved = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{_DIGESTS} cannot be read") from error
+    found = _digests(Path(checkpoint))
+    for name, digest in saved.items():
+        if found.get(name) != digest:
+            raise ValueError(f"{name} is {'not as it was saved' if name in found else 'missing'}")
 
 
 def _check_shapes(manager: ocp.CheckpointManager, step: int, like: TrainState, path: Any) -> None:

@@ -19,14 +19,18 @@ class MetricWriter:
     Args:
         workdir: The run's directory.
         from_step: Rows beyond this step, left by a run that was stopped after its last checkpoint, are dropped.
+        writes: Whether this process writes; of several, one does.
 
     Attributes:
         earlier: The rows that were there before.
     """
 
-    def __init__(self, workdir: Path, from_step: int = 0):
+    def __init__(self, workdir: Path, from_step: int = 0, writes: bool = True):
         self._path = workdir / "metrics.jsonl"
         self.earlier = rows = [row for row in read_metrics(workdir) if row["step"] <= from_step]
+        self._writes = writes
+        if not writes:
+            return
         temporary = self._path.with_suffix(".tmp")
         temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
         temporary.replace(self._path)
@@ -43,6 +47,8 @@ class MetricWriter:
         Raises:
             UserError: If it cannot be written, as when the disk is full.
         """
+        if not self._writes:
+            return
         try:
             self._file.write(json.dumps({"step": step, **values}) + "\n")
             self._event(step, summary=Summary(value=[_scalar(*item) for item in values.items()]))
@@ -55,9 +61,17 @@ class MetricWriter:
 
     def close(self) -> None:
         """Closes the files."""
-        for file in (self._file, self._board):
+        for file in (self._file, self._board) if self._writes else ():
             with suppress(OSError):  # what was not written has been reported
                 file.close()
+
+    def __enter__(self) -> "MetricWriter":
+        """Returns itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Closes the files."""
+        self.close()
 
     def _event(self, step: int, **what: Any) -> None:
         self._board.write_event(Event(wall_time=time.time(), step=step, **what))

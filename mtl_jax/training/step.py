@@ -4,12 +4,12 @@ Everything that learns or remembers is in the state; everything random is a func
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from mtl_jax import weighting
 from mtl_jax.config import Config, ModelConfig, Task, WeightingConfig
@@ -17,11 +17,15 @@ from mtl_jax.models.network import Features, Frames, MultiTaskNetwork, initializ
 from mtl_jax.structures import Batch
 from mtl_jax.tasks import STRIDE, TASKS, batch_targets
 from mtl_jax.tasks.targets import perturb_objects, render_heatmap
+from mtl_jax.training import guard as guard_lib
+from mtl_jax.training.accumulate import in_parts
+from mtl_jax.training.guard import Guard, scale_gradient
+from mtl_jax.training.mesh import constrain_gradients, devices_in_force, gather_parameters
 from mtl_jax.training.optimizer import learning_rate
 from mtl_jax.weighting.aggregation import select
 from mtl_jax.weighting.gradients import split_heads
 
-Metrics = dict[str, Float[Array, "..."]]
+Metrics = dict[str, Shaped[Array, "..."]]
 
 
 class TrainState(NamedTuple):
@@ -34,6 +38,7 @@ class TrainState(NamedTuple):
         optimizer: The optimizer's state.
         weighting: The weighting scheme's carried state.
         average: Moving average of the network's parameters and statistics, `{"params": ..., "batch_stats": ...}`.
+        guard: Steps that were skipped or clipped, and the loss scale.
         key: The run's random key; the step is folded in, it never changes.
     """
 
@@ -43,6 +48,7 @@ class TrainState(NamedTuple):
     optimizer: Any
     weighting: Any
     average: dict[str, Any]
+    guard: Guard
     key: Array
 
 
@@ -94,6 +100,7 @@ def init_state(experiment: Experiment, load: Callable[[Any], Any] | None = None)
         optimizer=experiment.optimizer.init(params),
         weighting=weighting_state,
         average={"params": params["model"], "batch_stats": batch_stats},
+        guard=guard_lib.init_guard(config.model.dtype),
         key=jax.random.key_data(run_key),
     )
     # Copies: the state is donated to the step, and no buffer may be donated twice.
@@ -104,6 +111,14 @@ def takes_representation(config: WeightingConfig) -> bool:
     """Whether gradients are combined at the features that the heads share, not at the parameters."""
     at_features = config.gradients == "representation"
     return at_features or (config.gradients == "auto" and config.scheme == "mgda_ub")
+
+
+def _mode(config: WeightingConfig) -> Literal["vmap", "scan"]:
+    """Returns how per-task gradients are taken, where they are those of the parameters."""
+    if config.gradients in ("vmap", "scan"):
+        return config.gradients
+    # Vmapped, a kernel's gradients are a grouped convolution, for which XLA sends all activations to all devices.
+    return "vmap" if devices_in_force() == 1 else "scan"
 
 
 def network_inputs(
@@ -118,51 +133,82 @@ def network_inputs(
 
 
 def forward(
-    experiment: Experiment, params: Any, batch_stats: Any, batch: Batch, key: Array
+    experiment: Experiment, params: Any, state: TrainState, batch: Batch
 ) -> tuple[Float[Array, "tasks"], tuple[Bool[Array, "tasks"], Any]]:
     """Returns the mean loss of each task on a training batch.
 
     The first frame of a clip sees itself as the previous frame and an empty heat map, as at the start of a video.
 
+    Args:
+        experiment: The parts.
+        params: The network's parameters.
+        state: What else counts: batch statistics, the step's randomness, the loss scale.
+        batch: The batch.
+
     Returns:
         Losses in the order of `config.tasks`; then whether each task has labels in this batch, and the new batch
         statistics.
     """
-    features, batch_stats = _features(experiment, params, batch_stats, batch, key)
-    losses, labelled = _mean_losses(experiment, _predict(experiment, params, features), batch)
+    features, batch_stats = _features(experiment, params, state, batch)
+    losses, labelled = _mean_losses(experiment, _predict(experiment, params, state, features), batch)
     return losses, (labelled, batch_stats)
 
 
-def _frames(config: Config, batch: Batch, key: Array) -> Frames:
-    """Returns the network's inputs, frame by frame."""
-    batch_size, time, height, width, _ = batch.images.shape
-    previous = jnp.concatenate([batch.images[:, :1], batch.images[:, :-1]], axis=1)
+def _features(experiment: Experiment, params: Any, state: TrainState, batch: Batch) -> tuple[Features, Any]:
+    """Returns the trunk's features, and the new batch statistics; the heads' parameters are not needed."""
+    config = experiment.config
+    params = _to_use(params, state)
+    key = _step_key(state)
+    height, width = batch.images.shape[2:4]
     heatmaps = _previous_heatmaps(config.model, batch, key, (height // STRIDE, width // STRIDE))
 
-    def frames(x: Array) -> Array:
-        return x.reshape(batch_size * time, *x.shape[2:])
+    def part(carry: tuple[Any, Array], images: Array, heatmaps: Array) -> tuple[tuple[Any, Array], Features]:
+        batch_stats, key = carry
+        previous = jnp.concatenate([images[:, :1], images[:, :-1]], axis=1)
+        features, updated = experiment.network.apply(
+            {"params": params, "batch_stats": batch_stats},
+            *network_inputs(config.model, *map(_as_frames, (images, previous, heatmaps))),
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"sharing": jax.random.fold_in(key, 1)},
+            method="trunk",
+        )
+        carry = updated.get("batch_stats", {}), jax.random.fold_in(key, 2)
+        return carry, _as_clips(features, len(images))
 
-    return network_inputs(config.model, frames(batch.images), frames(previous), frames(heatmaps))
-
-
-def _features(
-    experiment: Experiment, params: Any, batch_stats: Any, batch: Batch, key: Array
-) -> tuple[Features, Any]:
-    """Returns the trunk's features, and the new batch statistics; the heads' parameters are not needed."""
-    features, updated = experiment.network.apply(
-        {"params": params, "batch_stats": batch_stats},
-        *_frames(experiment.config, batch, key),
-        train=True,
-        mutable=["batch_stats"],
-        rngs={"sharing": jax.random.fold_in(key, 1)},
-        method="trunk",
+    (batch_stats, _), features = in_parts(
+        part, config.training.accumulate, (state.batch_stats, key), batch.images, heatmaps
     )
-    return features, updated.get("batch_stats", {})
+    return jax.tree.map(_as_frames, features), batch_stats
 
 
-def _predict(experiment: Experiment, params: Any, features: Features) -> Any:
-    """Returns all predictions of each task; of the parameters only the heads' are needed."""
-    return experiment.network.apply({"params": params}, features, method="all_predictions")
+def _predict(experiment: Experiment, params: Any, state: TrainState, features: Features) -> Any:
+    """Returns all predictions of each task, clip by clip; of the parameters only the heads' are needed."""
+    params = _to_use(params, state)
+    clip_length, parts = experiment.config.data.clip_length, experiment.config.training.accumulate
+
+    def part(carry: tuple[()], features: Features) -> tuple[tuple[()], Any]:
+        frames = jax.tree.map(_as_frames, features)
+        outputs = experiment.network.apply({"params": params}, frames, method="all_predictions")
+        return carry, _as_clips(outputs, len(jax.tree.leaves(features)[0]))
+
+    clips = len(jax.tree.leaves(features)[0]) // clip_length
+    _, outputs = in_parts(part, parts, (), _as_clips(features, clips))
+    return scale_gradient(outputs, state.guard.scale)
+
+
+def _to_use(params: Any, state: TrainState) -> Any:
+    """Returns the parameters as the network takes them; their gradients come back unscaled, and split over devices."""
+    scale = state.guard.scale
+    return gather_parameters(scale_gradient(params, None if scale is None else 1 / scale))
+
+
+def _as_frames(x: Array) -> Array:
+    return x.reshape(-1, *x.shape[2:])
+
+
+def _as_clips(tree: Any, clips: int) -> Any:
+    return jax.tree.map(lambda x: x.reshape(clips, -1, *x.shape[1:]), tree)
 
 
 def _mean_losses(
@@ -182,8 +228,7 @@ def _mean_loss(
     targets = batch_targets(batch, experiment.num_classes)
     losses = []
     for output in outputs:
-        by_clip = output.reshape(*batch.images.shape[:2], *output.shape[1:])
-        total, count = TASKS[task].loss(by_clip, batch, targets)
+        total, count = TASKS[task].loss(output, batch, targets)
         losses.append(total / jnp.maximum(count, 1))
     return jnp.sum(jnp.stack(losses)), count > 0
 
@@ -194,9 +239,7 @@ def make_step(experiment: Experiment) -> Callable[[TrainState, Batch], tuple[Tra
 
     def scalarized(scheme: weighting.Scalarization, state: TrainState, batch: Batch) -> tuple:
         def total_loss(params: dict[str, Any]) -> tuple[Array, tuple]:
-            losses, (labelled, batch_stats) = forward(
-                experiment, params["model"], state.batch_stats, batch, _step_key(state)
-            )
+            losses, (labelled, batch_stats) = forward(experiment, params["model"], state, batch)
             total, (carried, weights) = scheme.apply(
                 params["weighting"], state.weighting, losses, mask=labelled
             )
@@ -216,7 +259,14 @@ def make_step(experiment: Experiment) -> Callable[[TrainState, Batch], tuple[Tra
             (losses, (labelled, batch_stats)), grads, backward = weighting.representation_value_and_grad(
                 *loss_fn, has_aux=True
             )(*split_heads(model))
+            scale = state.guard.scale
+            if scale is not None:  # the features' gradients still have it in them
+                grads["representation"] = jax.tree.map(
+                    lambda g: g.astype(jnp.float32) / scale, grads["representation"]
+                )
             combined, carried = scheme.update(grads, state.weighting, losses=losses, mask=labelled)
+            if scale is not None:
+                combined["representation"] = jax.tree.map(lambda g: g * scale, combined["representation"])
             trunk_grads, head_grads = backward(combined)
             grads = trunk_grads | {"heads": head_grads}
         else:
@@ -224,8 +274,9 @@ def make_step(experiment: Experiment) -> Callable[[TrainState, Batch], tuple[Tra
                 loss_fn,
                 scheme,
                 every=config.weighting.every,
-                mode="scan" if config.weighting.gradients == "scan" else "vmap",
+                mode=_mode(config.weighting),
                 has_aux=True,
+                constrain=constrain_gradients,
             )(model, state.weighting, mask=lambda aux: aux[0])
         total = jnp.sum(jnp.where(labelled, losses, 0))
         if experiment.network.penalty(model) is not None:
@@ -242,23 +293,30 @@ def make_step(experiment: Experiment) -> Callable[[TrainState, Batch], tuple[Tra
         params = optax.apply_updates(state.params, updates)
         if isinstance(scheme, weighting.Scalarization) and scheme.observe is not None:
             # The same batch and the same noise; the batch statistics count it once.
-            after, (labelled, _) = forward(
-                experiment, params["model"], state.batch_stats, batch, _step_key(state)
-            )
-            carried = scheme.observe(carried, after, mask=labelled)
+            losses_after, (labelled, _) = forward(experiment, params["model"], state, batch)
+            carried = scheme.observe(carried, losses_after, mask=labelled)
 
         # Early on the average is of few steps, or it would remember the initialisation.
         decay = jnp.minimum(config.optimizer.ema_decay, (1 + state.step) / (10 + state.step))
         latest = {"params": params["model"], "batch_stats": batch_stats}
         average = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, state.average, latest)
 
+        norm = optax.tree.norm(grads["model"])
+        finite = guard_lib.are_finite({"gradient": grads, "loss": losses, "statistics": batch_stats})
+        guard = guard_lib.watch(state.guard, jnp.all(finite), norm, config.optimizer.clip_norm)
         metrics = {
             "loss/total": total,
-            "norm/gradient": optax.tree.norm(grads["model"]),
+            "norm/gradient": norm,
             "norm/update": optax.tree.norm(updates["model"]),
             "norm/parameters": optax.tree.norm(params["model"]),
             "dropped": carried.dropped,
+            "skipped": guard.skipped,
+            "skipped_in_a_row": guard.in_a_row,
+            "clipped": guard.clipped,
+            "finite": finite,
         }
+        if guard.scale is not None:
+            metrics["loss_scale"] = guard.scale
         penalty = experiment.network.penalty(state.params["model"])
         if penalty is not None:
             metrics["loss/penalty"] = penalty
@@ -266,7 +324,9 @@ def make_step(experiment: Experiment) -> Callable[[TrainState, Batch], tuple[Tra
             metrics[f"loss/{task}"] = losses[i]
             if weights is not None:
                 metrics[f"weight/{task}"] = weights[i]
-        state = TrainState(state.step + 1, params, batch_stats, optimizer, carried, average, state.key)
+        skipped = state._replace(step=state.step + 1, guard=guard)
+        stepped = TrainState(skipped.step, params, batch_stats, optimizer, carried, average, guard, state.key)
+        state = jax.tree.map(lambda new, old: jnp.where(jnp.all(finite), new, old), stepped, skipped)
         return state, metrics
 
     return step
@@ -309,14 +369,14 @@ def _split_loss(experiment: Experiment, state: TrainState, batch: Batch) -> weig
     model = state.params["model"]
 
     def trunk_fn(trunk: Any) -> tuple[Features, tuple[Array, Any]]:
-        features, batch_stats = _features(experiment, trunk, state.batch_stats, batch, _step_key(state))
-        _, labelled = _mean_losses(experiment, _predict(experiment, model, features), batch)
+        features, batch_stats = _features(experiment, trunk, state, batch)
+        _, labelled = _mean_losses(experiment, _predict(experiment, model, state, features), batch)
         return features, (labelled, batch_stats)
 
     # Each looks at one head's prediction, so that only that head has a backward pass.
     heads_fn = [
         lambda heads, features, task=task: _mean_loss(
-            experiment, task, _predict(experiment, {"heads": heads}, features)[task], batch
+            experiment, task, _predict(experiment, {"heads": heads}, state, features)[task], batch
         )[0]
         for task in experiment.config.tasks
     ]
@@ -332,7 +392,7 @@ def _held_out_gradient(
     second = jax.tree.map(lambda x: x[half:], batch)
 
     def losses_of(model: Any, batch: Batch) -> Array:
-        losses, (labelled, _) = forward(experiment, model, state.batch_stats, batch, _step_key(state))
+        losses, (labelled, _) = forward(experiment, model, state, batch)
         return jnp.where(labelled, losses, 0)
 
     gradient = weighting.hypergradient(

@@ -111,6 +111,7 @@ def aggregated_value_and_grad(
     mode: Mode = "vmap",
     chunk: int | None = None,
     has_aux: bool = False,
+    constrain: Callable[[PyTree], PyTree] = lambda grads: grads,
 ) -> Callable[..., tuple[Any, PyTree, Any]]:
     """Losses and the aggregated gradient, whose weights are found anew in every n-th step only.
 
@@ -129,6 +130,8 @@ def aggregated_value_and_grad(
         mode: As of `per_task_value_and_grad`.
         chunk: As of `per_task_value_and_grad`.
         has_aux: As of `per_task_value_and_grad`.
+        constrain: Applied to the per-task gradients before they are combined, such as a
+            `jax.lax.with_sharding_constraint` that keeps them split over devices as the parameters are.
 
     Returns:
         `value_and_grad(params, state, *args, mask=None)`, which returns `losses` (or `(losses, aux)`), the gradient,
@@ -167,7 +170,7 @@ def aggregated_value_and_grad(
         labelled = jnp.ones(losses.shape, bool) if labelled is None else jnp.asarray(labelled).astype(bool)
 
         def find_weights(state: Any) -> tuple[PyTree, Any]:
-            return aggregation.update(per_task(), state, params, losses=losses, mask=labelled)
+            return aggregation.update(constrain(per_task()), state, params, losses=losses, mask=labelled)
 
         def find_weights_to_keep(state: Any) -> tuple[PyTree, Any]:
             grads, after = find_weights(state)

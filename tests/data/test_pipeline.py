@@ -108,8 +108,8 @@ def test_processes_share_every_batch_out(config):
     shares = [take(pipeline.training_pipeline(config, 0, i, 2), 5) for i in range(2)]
     for batch, first, second in zip(whole, *shares, strict=True):
         assert first.images.shape[0] == second.images.shape[0] == 2
-        np.testing.assert_array_equal(first.images, batch.images[0::2])
-        np.testing.assert_array_equal(second.images, batch.images[1::2])
+        np.testing.assert_array_equal(first.images, batch.images[:2])
+        np.testing.assert_array_equal(second.images, batch.images[2:])
     with pytest.raises(UserError, match=r"data.batch_size is 4; expected a multiple of 3"):
         pipeline.training_pipeline(config, 0, 0, 3)
 

@@ -9,14 +9,14 @@ from mtl_jax.config import Config, WeightingConfig
 from mtl_jax.errors import UserError
 from mtl_jax.reporting.report import write_report
 from mtl_jax.reporting.video import write_video
-from mtl_jax.training.checkpoint import write_description
+from mtl_jax.training.workdir import begin
 
 
 def _run(folder, scheme):
     folder.mkdir(parents=True)
     rows = [{"step": s, "loss/box": 1 / s, "weight/box": 0.5, "learning_rate": 1e-3} for s in range(1, 30)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    write_description(folder, Config(name="same", weighting=WeightingConfig(scheme=scheme)), ["square"])
+    begin(folder, Config(name="same", weighting=WeightingConfig(scheme=scheme)), ["square"], steps=())
     (folder / "results").mkdir()
     (folder / "results" / "clip 1.txt").write_text("1,1,1,1,5,5,1,-1,-1,-1\n")
     return folder

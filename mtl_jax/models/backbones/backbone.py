@@ -2,7 +2,7 @@
 
 import abc
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -22,6 +22,7 @@ class Backbone(nn.Module, abc.ABC):
     Attributes:
         norm: Kind of normalisation; see `layers.normalization`.
         dtype: Type of the activations.
+        remat: What the backward pass computes anew: nothing, all but what comes out of each block, or of each stage.
 
     Example:
         >>> backbone = build_backbone("resnet18")
@@ -32,6 +33,7 @@ class Backbone(nn.Module, abc.ABC):
 
     norm: Norm = "batch"
     dtype: Any = jnp.float32
+    remat: Literal["none", "blocks", "stages"] = "none"
     mean = (123.675, 116.28, 103.53)
     std = (58.395, 57.12, 57.375)
 
@@ -80,16 +82,24 @@ class Backbone(nn.Module, abc.ABC):
         self, index: int, x: Float[Array, "batch height width inputs"], train: bool
     ) -> Float[Array, "batch rows columns outputs"]:
         """Returns a stage's feature map from that of the stage before, or from the entry's."""
-        for place in range(len(self.blocks()[index])):
-            x = self.block(index, place, x, train)
-        return x
+
+        def run(backbone: Backbone, x: Array) -> Array:
+            for place in range(len(backbone.blocks()[index])):
+                x = backbone.block(index, place, x, train)
+            return x
+
+        return (nn.remat(run) if self.remat == "stages" else run)(self, x)
 
     def block(
         self, stage: int, place: int, x: Float[Array, "batch height width inputs"], train: bool
     ) -> Float[Array, "batch rows columns outputs"]:
         """Returns the feature map after one block of a stage."""
+
+        def run(backbone: Backbone, x: Array) -> Array:
+            return backbone.blocks()[stage][place](x, train)
+
         with jax.named_scope(f"stage{stage}"):  # for profiles, and for pictures of the network
-            return self.blocks()[stage][place](x, train)
+            return (nn.remat(run) if self.remat == "blocks" else run)(self, x)
 
     def pyramid(
         self, outputs: list[Float[Array, "batch _height _width _channels"]], train: bool

@@ -75,7 +75,9 @@ def build_network(
     norm = "group" if config.norm == "frozen" else config.norm
     parts: dict[str, Any] = {
         "tasks": tuple(tasks),
-        "make_backbone": functools.partial(build_backbone, config.backbone, config.norm, config.dtype),
+        "make_backbone": functools.partial(
+            build_backbone, config.backbone, config.norm, config.dtype, remat=config.remat
+        ),
         "make_neck": functools.partial(FPN, config.neck_channels, norm, config.dtype),
         "heads": Heads({task: outputs[task] for task in tasks}, config.head_channels, config.dtype),
         "inputs": config.inputs,
