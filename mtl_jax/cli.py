@@ -16,7 +16,12 @@ import tyro
 
 from mtl_jax.commands import Workdir
 from mtl_jax.commands.architecture import describe_experiment, measure_affinity
-from mtl_jax.commands.benchmark import benchmark_sharing, benchmark_tracking, benchmark_weighting
+from mtl_jax.commands.benchmark import (
+    benchmark_data,
+    benchmark_sharing,
+    benchmark_tracking,
+    benchmark_weighting,
+)
 from mtl_jax.commands.experiment import read_experiment
 from mtl_jax.commands.tracking import track_objects, tune_tracker
 from mtl_jax.config import Config, DataConfig, Split
@@ -80,6 +85,7 @@ def _dispatch(arguments: list[str]) -> None:
         "tune tracker": tune_tracker,
         "benchmark weighting": lambda rest: _run(benchmark_weighting, rest, "mtl-jax benchmark weighting"),
         "benchmark sharing": lambda rest: _run(benchmark_sharing, rest, "mtl-jax benchmark sharing"),
+        "benchmark data": benchmark_data,
         "benchmark tracking": lambda rest: _run(benchmark_tracking, rest, "mtl-jax benchmark tracking"),
     }
     if not arguments or arguments[0] in ("-h", "--help"):

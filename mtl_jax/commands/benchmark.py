@@ -1,9 +1,34 @@
 """`mtl-jax benchmark`: times and memory as JSON."""
 
+import dataclasses
 import json
 import os
+from typing import Annotated
 
+import tyro
+
+from mtl_jax.commands.experiment import read_experiment
+from mtl_jax.config import AugmentConfig, Config, DataConfig
 from mtl_jax.errors import UserError
+
+_DATA = DataConfig(
+    image_size=(288, 384),
+    max_gap=3,
+    batch_size=8,
+    augment=AugmentConfig(
+        scale=(0.8, 4.0),
+        aspect=0.15,
+        translate=0.15,
+        focus=0.8,
+        brightness=0.4,
+        contrast=0.3,
+        saturation=0.6,
+        hue=0.03,
+        blur=1.5,
+        cutout=0.2,
+    ),
+)
+"""What `benchmark data` loads where it is told nothing: everything is varied, as in experiments/pets2009.py."""
 
 
 def benchmark_weighting(
@@ -80,3 +105,42 @@ def benchmark_tracking(
         print(json.dumps(tracking.run(objects, streams, trackers, repeats), indent=2))
     except ValueError as error:
         raise UserError(f"benchmark tracking: {error}") from error
+
+
+def benchmark_data(arguments: list[str]) -> None:
+    """Reads `[EXPERIMENT] [--render HEIGHT WIDTH] [--key value]`, and times."""
+    experiment, arguments, defaults = read_experiment(arguments)
+    if experiment is None:
+        defaults = dataclasses.replace(defaults, data=_DATA)
+    stored = experiment is not None or any(word.startswith("--data.dataset") for word in arguments)
+
+    def data(
+        render: tuple[int, int] | None = None if stored else (576, 768),
+        decoders: tuple[str, ...] = (),
+        workers: tuple[int, ...] = (),
+        seconds: float = 1.0,
+        repeats: int = 3,
+        config: Annotated[Config, tyro.conf.arg(name="")] = defaults,
+    ) -> None:
+        """Times the training pipeline beside decoding alone, by decoder and number of worker processes, as JSON.
+
+        `mtl-jax benchmark data EXPERIMENT` loads the experiment's data set as training would, `mtl-jax benchmark data`
+        rendered frames. Every field of the configuration is an option, as in `mtl-jax train`.
+
+        Args:
+            render: Height and width of frames that are rendered in place of the data set.
+            decoders: simplejpeg, opencv, pillow; all, if none is given.
+            workers: Numbers of worker processes, 0: threads; from 0 to the number of cores, if none is given.
+            seconds: How long each run takes.
+            repeats: Runs of which the median is taken.
+            config: The configuration.
+        """
+        from mtl_jax.benchmark import data as benchmark
+
+        try:
+            found = benchmark.run(config.data, render, decoders, workers, seconds, repeats)
+        except ValueError as error:
+            raise UserError(f"benchmark data: {error}") from error
+        print(json.dumps(found, indent=2))
+
+    tyro.cli(data, args=arguments, prog="mtl-jax benchmark data [EXPERIMENT]")

@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mtl_jax import weighting
 from mtl_jax.config import Config, ModelConfig, Task, WeightingConfig
+from mtl_jax.data.device_augment import augment
 from mtl_jax.models.network import Features, Frames, MultiTaskNetwork, initialize
 from mtl_jax.structures import Batch
 from mtl_jax.tasks import STRIDE, TASKS, batch_targets
@@ -135,6 +136,7 @@ def forward(
 
 def _frames(config: Config, batch: Batch, key: Array) -> Frames:
     """Returns the network's inputs, frame by frame."""
+    batch = augment(batch)
     batch_size, time, height, width, _ = batch.images.shape
     previous = jnp.concatenate([batch.images[:, :1], batch.images[:, :-1]], axis=1)
     heatmaps = _previous_heatmaps(config.model, batch, key, (height // STRIDE, width // STRIDE))
