@@ -255,10 +255,7 @@ def _prepared(config: DataConfig, render: tuple[int, int] | None) -> Iterator[Da
 
 def _write_video(folder: Path, height: int, width: int) -> None:
     """Writes a rendered video in the layout of the MOTChallenge."""
-    scene = dataclasses.replace(
-        synthetic.PRESETS["standard"], height=height, width=width, size=(height / 12, height / 3)
-    )
-    video = synthetic.render_video(scene, 0, _RENDERED)
+    video = synthetic.render_video(synthetic.enlarged("standard", height, width), 0, _RENDERED)
     for part in ("img1", "gt"):
         (folder / part).mkdir(parents=True)
     for t, frame in enumerate(video.frames, 1):

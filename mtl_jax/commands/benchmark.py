@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -144,3 +145,41 @@ def benchmark_data(arguments: list[str]) -> None:
         print(json.dumps(found, indent=2))
 
     tyro.cli(data, args=arguments, prog="mtl-jax benchmark data [EXPERIMENT]")
+
+
+def benchmark_track(arguments: list[str]) -> None:
+    """Reads `RUN | EXPERIMENT [--source VIDEO] [--key value]`, and times."""
+    given = next((Path(word) for word in arguments[:1] if not word.startswith("-")), None)
+    run = given if given is not None and given.is_dir() else None
+    experiment, arguments, defaults = read_experiment(arguments[1:] if run else arguments)
+
+    def track(
+        source: str | None = None,
+        batches: tuple[int, ...] = (1, 8, 32),
+        frames: int = 200,
+        render: tuple[int, int] = (576, 768),
+        repeats: int = 3,
+        config: Annotated[Config, tyro.conf.arg(name="")] = defaults,
+    ) -> None:
+        """Times following a video from end to end: decoding, network, tracker and writing, as JSON.
+
+        `mtl-jax benchmark track RUN` takes a trained run, `mtl-jax benchmark track EXPERIMENT` its network with random
+        weights; then every field of the configuration is an option, as in `mtl-jax train`.
+
+        Args:
+            source: A video file or a folder of images; if not given, a video is rendered.
+            batches: Frames that go to the device at once; 1: each goes all the way before the next one is read.
+            frames: Frames that are followed; a shorter video is begun again.
+            render: Height and width of the rendered video.
+            repeats: Runs of which medians are taken.
+            config: The configuration; that of a run is as it was.
+        """
+        from mtl_jax.benchmark import track as benchmark
+        from mtl_jax.training import cpu
+
+        cpu.prepare(1)
+        print(json.dumps(benchmark.run(run or config, source, batches, frames, render, repeats), indent=2))
+
+    if run is None and experiment is None and not {"-h", "--help"} & set(arguments):
+        raise UserError("benchmark track: give the directory of a run, or an experiment file")
+    tyro.cli(track, args=arguments, prog="mtl-jax benchmark track RUN")
