@@ -83,6 +83,7 @@ class Predictor:
         self._experiment = experiment
         self._variables = variables
         self.tracker = build_tracker(experiment.config.tracker)
+        self._memories: dict[tuple[int, ...], Any] = {}
         self._detect = jax.jit(self._detect_frame)
         self._detect_batch = jax.jit(self._detect_frames)
         self._follow_batch = jax.jit(self._follow_frames)
@@ -114,7 +115,7 @@ class Predictor:
             start = time.perf_counter()
             inputs = (image, image if previous is None else previous, tracks_boxes, tracks_mask)
             if memory is None:
-                memory = self._initial_memory(*inputs)
+                memory = self._initial_memory(image)
             detections, memory = self._detect(self._variables, memory, *inputs)
             if timing is not None:
                 jax.block_until_ready(detections)
@@ -144,7 +145,7 @@ class Predictor:
             start = time.perf_counter()
             if previous is None:
                 previous = images[0]
-                memory = self._initial_memory(previous, previous, boxes, mask)
+                memory = self._initial_memory(previous)
             independent = self._experiment.config.model.inputs != "pair_heatmap" and not memory
             if independent:
                 detections = self._detect_batch(self._variables, images, previous)
@@ -173,10 +174,13 @@ class Predictor:
         # Where the detections will be, or the second call is compiled anew.
         return jax.device_put(self.tracker.init(features), jax.tree.leaves(self._variables)[0].sharding)
 
-    def _initial_memory(self, image: Array, previous: Array, boxes: Array, mask: Array) -> Any:
-        frames = self._inputs(image, previous, boxes, mask)
-        memory = initial_memory(self._experiment.network, self._variables, frames)
-        return jax.device_put(memory, jax.tree.leaves(self._variables)[0].sharding)
+    def _initial_memory(self, image: UInt8[Array, "height width 3"]) -> Any:
+        if image.shape not in self._memories:  # finding out takes as long as several frames
+            boxes, mask = jnp.zeros((self.tracker.capacity, 4)), jnp.zeros(self.tracker.capacity, bool)
+            frames = self._inputs(image, image, boxes, mask)
+            memory = initial_memory(self._experiment.network, self._variables, frames)
+            self._memories[image.shape] = jax.device_put(memory, jax.tree.leaves(self._variables)[0].sharding)
+        return self._memories[image.shape]
 
     def _detect_frame(
         self, variables: dict[str, Any], memory: Any, image: Array, previous: Array, boxes: Array, mask: Array

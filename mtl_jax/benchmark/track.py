@@ -43,8 +43,8 @@ def run(
     """Returns latency and throughput of following a video.
 
     Args:
-        trained: Directory of a run; or a configuration, whose network has random weights: then what it finds is noise,
-            as many objects as it has rows for, and the tracker and the drawing are slower than with a trained one.
+        trained: Directory of a run; or a configuration, whose network has random weights: then what it finds, if
+            anything, is noise.
         source: The video, see `open_frames`; None: one that is rendered.
         batches: Frames that go to the device at once; 1: each goes all the way before the next one is read.
         frames: Frames that are followed; a shorter video is begun again.
@@ -86,7 +86,9 @@ def run(
             "image_size": list(size),
             "network": experiment.config.model.backbone,
             "inputs": experiment.config.model.inputs,
-            "weights": "trained" if isinstance(trained, Path) else "random, so that what is found is noise",
+            "weights": "trained"
+            if isinstance(trained, Path)
+            else "random: what is found, if anything, is noise",
             "tracks_per_frame": float(np.mean([t.mask.sum() for t in tracks])),
             "frames": frames,
             "repeats": repeats,
