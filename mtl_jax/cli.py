@@ -17,7 +17,13 @@ import tyro
 
 from mtl_jax.commands import Workdir
 from mtl_jax.commands.architecture import describe_experiment, measure_affinity
-from mtl_jax.commands.benchmark import benchmark_sharing, benchmark_tracking, benchmark_weighting
+from mtl_jax.commands.benchmark import (
+    benchmark_data,
+    benchmark_sharing,
+    benchmark_track,
+    benchmark_tracking,
+    benchmark_weighting,
+)
 from mtl_jax.commands.experiment import read_experiment
 from mtl_jax.commands.tracking import track_objects, tune_tracker
 from mtl_jax.config import Config, DataConfig, Launch, MeshConfig, Split
@@ -39,7 +45,7 @@ commands:
   evaluate        score a run, or any MOTChallenge result files
   track           find and follow objects in a video, or follow detections of any detector
   tune tracker    search a tracker's thresholds on videos with ground truth
-  benchmark       times and memory as JSON: benchmark weighting, sharing, tracking
+  benchmark       times and memory as JSON: benchmark weighting, sharing, tracking, data, track
 
 `mtl-jax COMMAND --help` tells a command's arguments.
 """
@@ -86,6 +92,8 @@ def _dispatch(arguments: list[str]) -> None:
         "tune tracker": tune_tracker,
         "benchmark weighting": lambda rest: _run(benchmark_weighting, rest, "mtl-jax benchmark weighting"),
         "benchmark sharing": lambda rest: _run(benchmark_sharing, rest, "mtl-jax benchmark sharing"),
+        "benchmark data": benchmark_data,
+        "benchmark track": benchmark_track,
         "benchmark tracking": lambda rest: _run(benchmark_tracking, rest, "mtl-jax benchmark tracking"),
     }
     if not arguments or arguments[0] in ("-h", "--help"):

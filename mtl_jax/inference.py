@@ -4,6 +4,7 @@ The network sees the frame, the one before, and where the tracker saw objects in
 detections. Both are jitted and stay on the device.
 """
 
+import itertools
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ from mtl_jax.tasks.targets import render_heatmap
 from mtl_jax.tracking import Tracker, estimate_motion
 from mtl_jax.tracking.camera import STILL
 from mtl_jax.tracking.detections import to_rows
+from mtl_jax.tracking.tracker import TrackerState
 from mtl_jax.training.checkpoint import Checkpoints
 from mtl_jax.training.loop import build_experiment
 from mtl_jax.training.step import Experiment, TrainState, init_state, network_inputs
@@ -48,14 +50,16 @@ class Timing:
 
     def __init__(self) -> None:
         self.detector = self.tracker = 0.0
-        self.frames = -1
+        self.frames = 0
+        self._compiled = False
 
-    def add(self, detector: float, tracker: float) -> None:
-        """Counts a frame."""
-        self.frames += 1
-        if self.frames:
+    def add(self, detector: float, tracker: float, frames: int = 1) -> None:
+        """Counts frames; the tracker's time is 0 where the two are one call."""
+        if self._compiled:
+            self.frames += frames
             self.detector += detector
             self.tracker += tracker
+        self._compiled = True
 
     def frames_per_second(self) -> dict[str, float]:
         """Returns the speed of each part and of both, in frames per second; 0 while unknown."""
@@ -80,21 +84,30 @@ class Predictor:
         self._experiment = experiment
         self._variables = variables
         self.tracker = build_tracker(experiment.config.tracker)
+        self._memories: dict[tuple[int, ...], Any] = {}
         self._detect = jax.jit(self._detect_frame)
+        self._detect_batch = jax.jit(self._detect_frames)
+        self._follow_batch = jax.jit(self._follow_frames)
 
     def video(
-        self, frames: Iterable[UInt8[np.ndarray, "height width 3"]], timing: Timing | None = None
+        self,
+        frames: Iterable[UInt8[np.ndarray, "height width 3"]],
+        timing: Timing | None = None,
+        batch: int = 1,
     ) -> Iterator[FrameResult]:
         """Yields what is found in each frame of a video.
 
         Args:
             frames: RGB frames of the network's input size.
             timing: Counts the time spent; waits for the device after each part, which a little slows the whole.
+            batch: Frames that go to the device in one call. More than one save calls, and fill a large device where the
+                network does not look at what the tracker saw; but each waits for the last of them. Frames go one by one
+                in any case where the tracker wants to know how the camera moved.
         """
-        config = self._experiment.config
-        features = config.model.embedding_dim if "identity" in config.tasks else 0
-        # Where the detections will be, or the second call is compiled anew.
-        state = jax.device_put(self.tracker.init(features), jax.tree.leaves(self._variables)[0].sharding)
+        if batch > 1 and not self.tracker.camera_motion:
+            yield from self._video_in_batches(frames, timing, batch)
+            return
+        state = self._initial_state()
         previous = before = boxes = memory = None
         tracks_boxes = jnp.zeros((self.tracker.capacity, 4))
         tracks_mask = jnp.zeros(self.tracker.capacity, bool)
@@ -103,7 +116,7 @@ class Predictor:
             start = time.perf_counter()
             inputs = (image, image if previous is None else previous, tracks_boxes, tracks_mask)
             if memory is None:
-                memory = self._initial_memory(*inputs)
+                memory = self._initial_memory(image)
             detections, memory = self._detect(self._variables, memory, *inputs)
             if timing is not None:
                 jax.block_until_ready(detections)
@@ -120,10 +133,55 @@ class Predictor:
             before, boxes = frame, result.tracks.boxes[result.tracks.mask]
             yield result
 
-    def _initial_memory(self, image: Array, previous: Array, boxes: Array, mask: Array) -> Any:
-        frames = self._inputs(image, previous, boxes, mask)
-        memory = initial_memory(self._experiment.network, self._variables, frames)
-        return jax.device_put(memory, jax.tree.leaves(self._variables)[0].sharding)
+    def _video_in_batches(
+        self, frames: Iterable[UInt8[np.ndarray, "height width 3"]], timing: Timing | None, batch: int
+    ) -> Iterator[FrameResult]:
+        state = self._initial_state()
+        previous = memory = None
+        boxes, mask = jnp.zeros((self.tracker.capacity, 4)), jnp.zeros(self.tracker.capacity, bool)
+        frames = iter(frames)
+        while group := list(itertools.islice(frames, batch)):
+            # The last batch is filled up, or it would be compiled anew; what follows from that is passed over.
+            images = jnp.asarray(np.stack(group + [group[-1]] * (batch - len(group))))
+            start = time.perf_counter()
+            if previous is None:
+                previous = images[0]
+                memory = self._initial_memory(previous)
+            independent = self._experiment.config.model.inputs != "pair_heatmap" and not memory
+            if independent:
+                detections = self._detect_batch(self._variables, images, previous)
+                previous = images[-1]
+                if timing is not None:
+                    jax.block_until_ready(detections)
+            middle = time.perf_counter()
+            if independent:
+                state, tracks = self.tracker.scan(state, detections)
+            else:
+                carry = (state, memory, previous, boxes, mask)
+                carry, (detections, tracks) = self._follow_batch(self._variables, carry, images)
+                state, memory, previous, boxes, mask = carry
+            if timing is not None:
+                jax.block_until_ready(tracks)
+                end = time.perf_counter()
+                parts = (middle - start, end - middle) if independent else (end - start, 0.0)
+                timing.add(*parts, len(group))
+            found = jax.device_get((detections, tracks))
+            for i in range(len(group)):
+                yield FrameResult(*jax.tree.map(lambda x, i=i: x[i], found))
+
+    def _initial_state(self) -> TrackerState:
+        config = self._experiment.config
+        features = config.model.embedding_dim if "identity" in config.tasks else 0
+        # Where the detections will be, or the second call is compiled anew.
+        return jax.device_put(self.tracker.init(features), jax.tree.leaves(self._variables)[0].sharding)
+
+    def _initial_memory(self, image: UInt8[Array, "height width 3"]) -> Any:
+        if image.shape not in self._memories:  # finding out takes as long as several frames
+            boxes, mask = jnp.zeros((self.tracker.capacity, 4)), jnp.zeros(self.tracker.capacity, bool)
+            frames = self._inputs(image, image, boxes, mask)
+            memory = initial_memory(self._experiment.network, self._variables, frames)
+            self._memories[image.shape] = jax.device_put(memory, jax.tree.leaves(self._variables)[0].sharding)
+        return self._memories[image.shape]
 
     def _detect_frame(
         self, variables: dict[str, Any], memory: Any, image: Array, previous: Array, boxes: Array, mask: Array
@@ -140,6 +198,30 @@ class Predictor:
         capacity = 2 * self._experiment.config.data.max_objects
         detections = decode({task: output[0] for task, output in outputs.items()}, capacity=capacity)
         return detections, updated.get("memory", {})
+
+    def _detect_frames(
+        self, variables: dict[str, Any], images: UInt8[Array, "time height width 3"], previous: Array
+    ) -> Detections:
+        """Returns the detections of frames that need nothing of the tracker, all at once."""
+        network, config = self._experiment.network, self._experiment.config
+        before = jnp.concatenate([previous[None], images[:-1]])
+        frames = network_inputs(config.model, images, before, before)
+        features = network.apply(variables, *frames, method="trunk")
+        outputs: Any = network.apply(variables, features, method="predict")
+        return jax.vmap(lambda outputs: decode(outputs, capacity=2 * config.data.max_objects))(outputs)
+
+    def _follow_frames(
+        self, variables: dict[str, Any], carry: Any, images: UInt8[Array, "time height width 3"]
+    ) -> tuple[Any, tuple[Detections, Tracks]]:
+        """Goes through frames one by one, network and tracker feeding each other, in one call."""
+
+        def follow(carry: Any, image: Array) -> tuple[Any, tuple[Detections, Tracks]]:
+            state, memory, previous, boxes, mask = carry
+            detections, memory = self._detect_frame(variables, memory, image, previous, boxes, mask)
+            state, tracks = self.tracker.step(state, detections)
+            return (state, memory, image, tracks.boxes, tracks.mask), (detections, tracks)
+
+        return jax.lax.scan(follow, carry, images)
 
     def _inputs(self, image: Array, previous: Array, boxes: Array, mask: Array) -> Frames:
         height, width = image.shape[:2]

@@ -30,6 +30,8 @@ class Batch(NamedTuple):
         mask: True on rows that hold an object to be found.
         ignore: True on rows that hold an ignore region: nothing there is right or wrong. Never true with `mask`.
         gap: Video frames between a frame and the one before it in the clip; 0 for the first.
+        color: How the clip's colours are still to be changed, see `mtl_jax.data.device_augment`; None: not.
+        blur: How the clip is still to be blurred; None: not.
     """
 
     images: UInt8[Array, "*batch time height width 3"]
@@ -41,6 +43,8 @@ class Batch(NamedTuple):
     mask: Bool[Array, "*batch time objects"]
     ignore: Bool[Array, "*batch time objects"]
     gap: Int[Array, "*batch time"]
+    color: Float[Array, "*batch changes"] | None = None
+    blur: Float[Array, "*batch taps"] | None = None
 
 
 class Detections(NamedTuple):

@@ -6,7 +6,7 @@ import json
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from mtl_jax.data.mot_format import (
     write_results,
 )
 from mtl_jax.data.transforms import letterbox, warp
-from mtl_jax.data.video import open_frames
+from mtl_jax.data.video import FrameSource, is_live, open_frames
 from mtl_jax.errors import UserError
 from mtl_jax.evaluation.mot import evaluate_tracks
 from mtl_jax.inference import Predictor, Timing, average_variables, build_tracker, load_run, to_mot_rows
@@ -30,11 +30,20 @@ from mtl_jax.progress import track as progress
 from mtl_jax.reporting.overlay import FrameTracks, annotate_video
 from mtl_jax.signals import stop_signals
 from mtl_jax.structures import Tracks
+from mtl_jax.threads import ahead, beside
 from mtl_jax.training.workdir import read_classes
+
+READ_AHEAD = 8
+"""Frames that wait, at most, between reading, following, and drawing."""
 
 
 def track_video(
-    run: Path, source: Path | str, output: Path, tracker: TrackerConfig | None = None, interpolate: int = 0
+    run: Path,
+    source: Path | str,
+    output: Path,
+    tracker: TrackerConfig | None = None,
+    interpolate: int = 0,
+    batch: int = 1,
 ) -> dict[str, Any]:
     """Follows the objects in a video with a trained run.
 
@@ -48,6 +57,7 @@ def track_video(
         output: Where the files go.
         tracker: The tracker; the run's own, if not given.
         interpolate: Longest gap in a track, in frames, that is filled in the result file; 0: none is.
+        batch: Frames that go to the device at once; see `Predictor.video`.
 
     Returns:
         Frames, tracks, and frames per second of the `detector`, the `tracker` and `both`.
@@ -60,38 +70,18 @@ def track_video(
         experiment = experiment._replace(config=dataclasses.replace(experiment.config, tracker=tracker))
     predictor, timing = Predictor(experiment, average_variables(state)), Timing()
     video = open_frames(source, warn=_warn)
-    size = experiment.config.data.image_size
-    affine = letterbox((video.height, video.width), size)
-    found: list[Tracks] = []
-    waiting: deque[np.ndarray] = deque()  # frames that are read and not yet followed
-
-    def frames(stop: threading.Event) -> Iterator[np.ndarray]:
-        for frame in video.frames():
-            if stop.is_set():
-                return
-            waiting.append(frame)
-            yield warp(frame, affine, size)
-
-    def followed(stop: threading.Event) -> Iterator[tuple[np.ndarray, FrameTracks]]:
-        results = predictor.video(frames(stop), timing)
-        for result in progress(results, f"tracking {video.name}", video.length):
-            t = result.tracks._replace(boxes=affine.inverse().boxes(np.asarray(result.tracks.boxes)))
-            found.append(t)
-            rows = FrameTracks(t.boxes[t.mask], t.track_ids[t.mask], t.classes[t.mask], t.scores[t.mask])
-            yield waiting.popleft(), rows
-
-    output.mkdir(parents=True, exist_ok=True)
-    # Every frame is read once: a camera does not show it again. Who stops a camera gets what was followed so far.
     with stop_signals() as stop:
-        pairs, again = itertools.tee(followed(stop))
-        annotate_video(
-            (frame for frame, _ in pairs),
-            (tracks for _, tracks in again),
-            read_classes(run),
+        tracks = follow_video(
+            predictor,
+            video,
+            experiment.config.data.image_size,
             output / f"{video.name}.mp4",
-            video.frame_rate,
+            read_classes(run),
+            timing,
+            batch,
+            stop,
+            read_ahead=0 if is_live(source) else READ_AHEAD,
         )
-    tracks = found
     rows = to_mot_rows(tracks)
     write_results(
         output / f"{video.name}.txt", tracking.interpolate(rows, interpolate) if interpolate else rows
@@ -100,6 +90,73 @@ def track_video(
     summary = {"frames": len(tracks), "tracks": len(identities), **timing.frames_per_second()}
     (output / f"{video.name}.json").write_text(json.dumps(summary, indent=2) + "\n")
     return summary
+
+
+def follow_video(
+    predictor: Predictor,
+    video: FrameSource,
+    size: tuple[int, int],
+    annotated: Path | None = None,
+    class_names: Sequence[str] = (),
+    timing: Timing | None = None,
+    batch: int = 1,
+    stop: threading.Event | None = None,
+    read_ahead: int = READ_AHEAD,
+) -> list[Tracks]:
+    """Follows the objects in a video. Frames are read in a thread, and drawn and written in another one.
+
+    Args:
+        predictor: Network and tracker.
+        video: The frames.
+        size: Height and width of the network's input.
+        annotated: MP4 file in which every object has class, identity and trail; None: none is drawn.
+        class_names: Name of each class.
+        timing: Counts the time spent in network and tracker.
+        batch: Frames that go to the device at once.
+        stop: Once it is set, no more frames are read.
+        read_ahead: Frames that are read before they are asked for; 0: none, as suits what is happening just now.
+
+    Returns:
+        The tracks of each frame, boxes in pixels of the video.
+    """
+    affine = letterbox((video.height, video.width), size)
+    waiting: deque[np.ndarray] = deque()  # frames that are read and not yet followed
+    found: list[Tracks] = []
+
+    def read() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for frame in video.frames():
+            if stop is not None and stop.is_set():
+                return
+            yield frame, warp(frame, affine, size)
+
+    def frames() -> Iterator[np.ndarray]:
+        for frame, image in ahead(read(), read_ahead) if read_ahead else read():
+            waiting.append(frame)
+            yield image
+
+    def write(pairs: Iterator[tuple[np.ndarray, FrameTracks]]) -> None:
+        if annotated is not None:
+            # Every frame is read once: a camera does not show it again.
+            shown, again = itertools.tee(pairs)
+            annotate_video(
+                (frame for frame, _ in shown),
+                (tracks for _, tracks in again),
+                class_names,
+                annotated,
+                video.frame_rate,
+            )
+        else:
+            deque(pairs, maxlen=0)
+
+    # Who stops a camera gets what was followed so far.
+    with beside(write, READ_AHEAD) as put:
+        results = predictor.video(frames(), timing, batch)
+        for result in progress(results, f"tracking {video.name}", video.length):
+            t = result.tracks._replace(boxes=affine.inverse().boxes(np.asarray(result.tracks.boxes)))
+            found.append(t)
+            rows = FrameTracks(t.boxes[t.mask], t.track_ids[t.mask], t.classes[t.mask], t.scores[t.mask])
+            put((waiting.popleft(), rows))
+    return found
 
 
 def track_detections(

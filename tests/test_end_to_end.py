@@ -82,6 +82,12 @@ def test_track_a_video_of_ones_own(overfitted):
     assert summary["frames"] == 12
     assert summary["tracks"] == len(set(rows.track_ids))
     assert open_frames(folder / "tracks" / "own.mp4").length == 12
+    # In batches, the last of which is not full, the same comes out.
+    batched = track_video(folder / "run", source, folder / "batched", batch=5)
+    assert (batched["frames"], batched["tracks"]) == (summary["frames"], summary["tracks"])
+    found = read_results(folder / "batched" / "own.txt")
+    np.testing.assert_array_equal(found.track_ids, rows.track_ids)
+    np.testing.assert_allclose(found.boxes, rows.boxes, atol=0.02)
     # Another tracker, camera motion and filled gaps do not disturb what is perfect already.
     botsort = TrackerConfig("botsort", {"high_score": 0.4, "new_score": 0.5, "capacity": 16})
     other = track_video(folder / "run", source, folder / "botsort", botsort, interpolate=5)

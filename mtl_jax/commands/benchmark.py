@@ -1,9 +1,35 @@
 """`mtl-jax benchmark`: times and memory as JSON."""
 
+import dataclasses
 import json
 import os
+from pathlib import Path
+from typing import Annotated
 
+import tyro
+
+from mtl_jax.commands.experiment import read_experiment
+from mtl_jax.config import AugmentConfig, Config, DataConfig
 from mtl_jax.errors import UserError
+
+_DATA = DataConfig(
+    image_size=(288, 384),
+    max_gap=3,
+    batch_size=8,
+    augment=AugmentConfig(
+        scale=(0.8, 4.0),
+        aspect=0.15,
+        translate=0.15,
+        focus=0.8,
+        brightness=0.4,
+        contrast=0.3,
+        saturation=0.6,
+        hue=0.03,
+        blur=1.5,
+        cutout=0.2,
+    ),
+)
+"""What `benchmark data` loads where it is told nothing: everything is varied, as in experiments/pets2009.py."""
 
 
 def benchmark_weighting(
@@ -80,3 +106,80 @@ def benchmark_tracking(
         print(json.dumps(tracking.run(objects, streams, trackers, repeats), indent=2))
     except ValueError as error:
         raise UserError(f"benchmark tracking: {error}") from error
+
+
+def benchmark_data(arguments: list[str]) -> None:
+    """Reads `[EXPERIMENT] [--render HEIGHT WIDTH] [--key value]`, and times."""
+    experiment, arguments, defaults = read_experiment(arguments)
+    if experiment is None:
+        defaults = dataclasses.replace(defaults, data=_DATA)
+    stored = experiment is not None or any(word.startswith("--data.dataset") for word in arguments)
+
+    def data(
+        render: tuple[int, int] | None = None if stored else (576, 768),
+        decoders: tuple[str, ...] = (),
+        workers: tuple[int, ...] = (),
+        seconds: float = 1.0,
+        repeats: int = 3,
+        config: Annotated[Config, tyro.conf.arg(name="")] = defaults,
+    ) -> None:
+        """Times the training pipeline beside decoding alone, by decoder and number of worker processes, as JSON.
+
+        `mtl-jax benchmark data EXPERIMENT` loads the experiment's data set as training would, `mtl-jax benchmark data`
+        rendered frames. Every field of the configuration is an option, as in `mtl-jax train`.
+
+        Args:
+            render: Height and width of frames that are rendered in place of the data set.
+            decoders: simplejpeg, opencv, pillow; all, if none is given.
+            workers: Numbers of worker processes, 0: threads; from 0 to the number of cores, if none is given.
+            seconds: How long each run takes.
+            repeats: Runs of which the median is taken.
+            config: The configuration.
+        """
+        from mtl_jax.benchmark import data as benchmark
+
+        try:
+            found = benchmark.run(config.data, render, decoders, workers, seconds, repeats)
+        except ValueError as error:
+            raise UserError(f"benchmark data: {error}") from error
+        print(json.dumps(found, indent=2))
+
+    tyro.cli(data, args=arguments, prog="mtl-jax benchmark data [EXPERIMENT]")
+
+
+def benchmark_track(arguments: list[str]) -> None:
+    """Reads `RUN | EXPERIMENT [--source VIDEO] [--key value]`, and times."""
+    given = next((Path(word) for word in arguments[:1] if not word.startswith("-")), None)
+    run = given if given is not None and given.is_dir() else None
+    experiment, arguments, defaults = read_experiment(arguments[1:] if run else arguments)
+
+    def track(
+        source: str | None = None,
+        batches: tuple[int, ...] = (1, 8, 32),
+        frames: int = 200,
+        render: tuple[int, int] = (576, 768),
+        repeats: int = 3,
+        config: Annotated[Config, tyro.conf.arg(name="")] = defaults,
+    ) -> None:
+        """Times following a video from end to end: decoding, network, tracker and writing, as JSON.
+
+        `mtl-jax benchmark track RUN` takes a trained run, `mtl-jax benchmark track EXPERIMENT` its network with random
+        weights; then every field of the configuration is an option, as in `mtl-jax train`.
+
+        Args:
+            source: A video file or a folder of images; if not given, a video is rendered.
+            batches: Frames that go to the device at once; 1: each goes all the way before the next one is read.
+            frames: Frames that are followed; a shorter video is begun again.
+            render: Height and width of the rendered video.
+            repeats: Runs of which medians are taken.
+            config: The configuration; that of a run is as it was.
+        """
+        from mtl_jax.benchmark import track as benchmark
+        from mtl_jax.training import cpu
+
+        cpu.prepare(1)
+        print(json.dumps(benchmark.run(run or config, source, batches, frames, render, repeats), indent=2))
+
+    if run is None and experiment is None and not {"-h", "--help"} & set(arguments):
+        raise UserError("benchmark track: give the directory of a run, or an experiment file")
+    tyro.cli(track, args=arguments, prog="mtl-jax benchmark track RUN")

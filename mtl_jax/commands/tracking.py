@@ -22,6 +22,7 @@ def track_objects(arguments: list[str]) -> None:
         source: str | None = None,
         detections: Path | None = None,
         interpolate: int = 0,
+        batch: int = 1,
     ) -> None:
         """Finds and follows objects in a video with a run, or follows detections of any detector.
 
@@ -36,17 +37,15 @@ def track_objects(arguments: list[str]) -> None:
             source: A video file, a folder of images, the number of a camera (`0`), or an address (`rtsp://`, `http://`).
             detections: Folder of sequences in MOTChallenge layout.
             interpolate: Longest gap in a track, in frames, that is filled afterwards; 0: none is.
+            batch: Frames of a video that go to the device at once: for files, where only the last result counts.
         """
         if (run is None) != (source is None) or (run is None) == (detections is None):
             raise UserError("track: give the directory of a run and --source, or --detections")
         from mtl_jax.track import track_detections, track_video
 
         if run is not None and source is not None:
-            print(
-                json.dumps(
-                    track_video(run, source, output, None if own else chosen.tracker, interpolate), indent=2
-                )
-            )
+            tracker = None if own else chosen.tracker
+            print(json.dumps(track_video(run, source, output, tracker, interpolate, batch), indent=2))
         elif detections is not None:
             _print_tracked(track_detections(detections, chosen.tracker, output, interpolate), output)
 

@@ -52,21 +52,15 @@ class Dataset:
         self.max_objects = contents.max_objects
         self.num_tracks = contents.num_tracks
         splits = dict.fromkeys(s.split for s in self.sequences)  # in the order of the indices
-        decoders = {k: tfds.decode.SkipDecoding() for k in ("image", "masks") if k in builder.info.features}
-        self._source = builder.as_data_source("+".join(splits), decoders=decoders)
+        self._source = builder.as_data_source(
+            "+".join(splits), deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
+        )
 
     def __len__(self) -> int:
         return len(self._source)
 
     def __getitem__(self, index: SupportsIndex) -> records.Record:
-        example = self._source[index]
-        return records.Record(
-            image=example["image"],
-            sequence=example["sequence"],
-            frame=example["frame"],
-            objects=records.Objects(**example["objects"]),
-            masks=example.get("masks"),
-        )
+        return records.from_bytes(self._source[index])
 
     def __reduce__(self):
         return Dataset, (self.path,)  # worker processes open the files themselves

@@ -1,11 +1,12 @@
 """From stored frames to batches: the Grain pipeline for training, and whole videos in order for evaluation."""
 
 import os
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import cv2
 import grain
+import jax
 import numpy as np
 from absl import flags
 
@@ -14,8 +15,9 @@ from mtl_jax.data import transforms
 from mtl_jax.data.datasets import Dataset, Segment, open_dataset, select
 from mtl_jax.data.records import Objects
 from mtl_jax.data.transforms import Affine, Clip
-from mtl_jax.data.video import decode_image
+from mtl_jax.data.video import Frame, decode_image
 from mtl_jax.errors import UserError
+from mtl_jax.memory import keep_memory
 from mtl_jax.structures import Batch
 
 # Grain's threads and processes share the work out; threads of OpenCV's own would only fight with them.
@@ -23,6 +25,10 @@ cv2.setNumThreads(0)
 
 _STRIDE = 32
 _READ_AHEAD = 4  # batches
+
+
+Decoder = Callable[[bytes, int, int | None], Frame]
+"""Takes an image's bytes, the part of width and height at which it is wanted, and how many rows are."""
 
 
 class EvaluationClip(NamedTuple):
@@ -40,7 +46,11 @@ class EvaluationClip(NamedTuple):
 
 
 def training_pipeline(
-    config: DataConfig, seed: int, process_index: int = 0, process_count: int = 1
+    config: DataConfig,
+    seed: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    decode: Decoder = decode_image,
 ) -> grain.DatasetIterator:
     """Returns an endless iterator of training batches.
 
@@ -53,6 +63,7 @@ def training_pipeline(
         seed: Seed of order and augmentation.
         process_index: Which of the training processes this is.
         process_count: Number of training processes. Each gets its part of every batch, in order.
+        decode: Decodes images; see `decode_image`.
 
     Returns:
         Iterator of `Batch` with NumPy arrays of `[batch_size / process_count, clip_length, ...]`.
@@ -67,7 +78,7 @@ def training_pipeline(
             f"data.batch_size is {config.batch_size}; expected a multiple of {process_count} processes"
         )
     dataset = _open(config)
-    loader = ClipLoader(dataset, select(dataset, config.train), config)
+    loader = ClipLoader(dataset, select(dataset, config.train), config, decode)
     if len(loader) == 0:
         raise UserError(f"data.train: no video has data.clip_length={config.clip_length} frames")
     clips = grain.MapDataset.range(len(loader)).seed(seed).shuffle().repeat().random_map(loader)
@@ -80,7 +91,7 @@ def training_pipeline(
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # Grain's workers ask for flags, which only absl's own main() parses
         options = grain.MultiprocessingOptions(num_workers=config.workers, per_worker_buffer_size=_READ_AHEAD)
-        return iter(batches.to_iter_dataset(_read_options(threads=1)).mp_prefetch(options))
+        return iter(batches.to_iter_dataset(_read_options(threads=1)).mp_prefetch(options, _start_worker))
     return iter(batches.to_iter_dataset(_read_options(os.cpu_count() or 1)))
 
 
@@ -105,7 +116,7 @@ def evaluation_clips(config: DataConfig, names: tuple[str, ...], chunk: int = 32
             record = dataset[index]
             image = decode_image(record.image)
             clip = transforms.place_clip(Clip(image[None], [record.objects]), affine, config.image_size)
-            return Batch(*(field[0] for field in _to_batch(clip, [0], config)))
+            return jax.tree.map(lambda field: field[0], _to_batch(clip, [0], config))
 
         frames = grain.MapDataset.range(segment.first, segment.first + segment.length).map(load)
         yield EvaluationClip(segment, affine, _read(frames.batch(chunk)))
@@ -114,9 +125,16 @@ def evaluation_clips(config: DataConfig, names: tuple[str, ...], chunk: int = 32
 class ClipLoader:
     """Loads and augments training clips by number; a function of the number and the random generator alone."""
 
-    def __init__(self, dataset: Dataset, segments: list[Segment], config: DataConfig):
+    def __init__(
+        self,
+        dataset: Dataset,
+        segments: list[Segment],
+        config: DataConfig,
+        decode: Decoder = decode_image,
+    ):
         self._dataset = dataset
         self._config = config
+        self._decode = decode
         # A clip may start wherever its frames, one apart, still fit in.
         starts = np.array([max(0, s.length - config.clip_length + 1) for s in segments], int)
         self._segments = [s for s, count in zip(segments, starts, strict=True) if count]
@@ -143,9 +161,8 @@ class ClipLoader:
             if max(len(objects.classes) for objects in mosaic.objects) <= config.max_objects:
                 clip = mosaic
         clip = transforms.cutout(clip, augment.cutout, rng)
-        jitter, blur = transforms.color_jitter(augment, rng), transforms.blur(augment, rng)
-        clip = clip._replace(images=np.stack([blur(jitter(image)) for image in clip.images]))
-        return _to_batch(clip, gaps, config)
+        color, blur = transforms.draw_color(augment, rng), transforms.draw_blur(augment, rng)
+        return _to_batch(clip, gaps, config)._replace(color=color, blur=blur)
 
     def _locate(self, index: int) -> tuple[Segment, int]:
         """Returns the segment of a clip, and the place of its first frame there."""
@@ -173,13 +190,14 @@ class ClipLoader:
         source = segment.sequence
         frames = [self._dataset[segment.first + int(place)] for place in places]
         centers = np.concatenate([_centers(frame.objects) for frame in frames])
-        affine = transforms.random_affine(
-            (source.height, source.width), target, config.augment, rng, centers, size
-        )
-        return Clip(
-            np.stack([transforms.warp(decode_image(frame.image), affine, size) for frame in frames]),
-            [transforms.move_objects(frame.objects, affine, size) for frame in frames],
-        )
+        shape = (source.height, source.width)
+        affine = transforms.random_affine(shape, target, config.augment, rng, centers, size)
+        placement = transforms.place(affine, shape, size)
+        images = np.empty((len(frames), *size, 3), np.uint8)
+        rows = placement.source[3] * placement.reduction
+        for frame, image in zip(frames, images, strict=True):
+            transforms.draw(self._decode(frame.image, placement.reduction, rows), placement, image)
+        return Clip(images, [transforms.move_objects(f.objects, placement.affine, size) for f in frames])
 
 
 class _Share(grain.MapDataset):
@@ -205,35 +223,31 @@ def _centers(objects: Objects) -> np.ndarray:
 
 
 def _to_batch(clip: Clip, gaps: list[int], config: DataConfig) -> Batch:
-    """Pads and masks the objects of a clip."""
-    padded = [_pad_objects(objects, config) for objects in clip.objects]
-    fields: dict[str, Any] = {name: np.stack([frame[name] for frame in padded]) for name in padded[0]}
-    return Batch(**fields | {"images": clip.images, "gap": np.array(gaps, np.int32)})
-
-
-def _pad_objects(objects: Objects, config: DataConfig) -> dict[str, np.ndarray]:
-    """Returns the labels of a frame in `max_objects` rows; what is hardly seen becomes an ignore region."""
-    boxes = objects.boxes if config.boxes == "amodal" else objects.visible_boxes
-    has_area = np.all(boxes[:, 2:] > boxes[:, :2], axis=1)  # the visible part of a hidden object has none
-    objects, boxes = transforms.select_objects(objects, has_area), boxes[has_area]
-    ignore = objects.ignore | (objects.visibility < config.min_visibility)
-    rows = {
-        "boxes": boxes,
-        "classes": objects.classes,
-        "track_ids": objects.track_ids,
-        "velocity": objects.velocity,
-        "visibility": objects.visibility,
-        "mask": ~ignore,
-        "ignore": ignore,
-    }
-    count = len(boxes)
-
-    def pad(column: np.ndarray, value: int) -> np.ndarray:
-        padded = np.full((config.max_objects, *column.shape[1:]), value, column.dtype)
-        padded[:count] = column
-        return padded
-
-    return {name: pad(column, -1 if name == "track_ids" else 0) for name, column in rows.items()}
+    """Pads and masks the objects of a clip; what is hardly seen becomes an ignore region."""
+    shape = (len(gaps), config.max_objects)
+    batch = Batch(
+        images=clip.images,
+        boxes=np.zeros((*shape, 4), np.float32),
+        classes=np.zeros(shape, np.int32),
+        track_ids=np.full(shape, -1, np.int32),
+        velocity=np.zeros((*shape, 2), np.float32),
+        visibility=np.zeros(shape, np.float32),
+        mask=np.zeros(shape, bool),
+        ignore=np.zeros(shape, bool),
+        gap=np.array(gaps, np.int32),
+    )
+    for t, objects in enumerate(clip.objects):
+        boxes = objects.boxes if config.boxes == "amodal" else objects.visible_boxes
+        has_area = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)  # the visible part of a hidden object has none
+        if not has_area.all():
+            objects, boxes = transforms.select_objects(objects, has_area), boxes[has_area]
+        rows = slice(len(boxes))
+        batch.boxes[t, rows] = boxes
+        for name in ("classes", "track_ids", "velocity", "visibility"):
+            getattr(batch, name)[t, rows] = getattr(objects, name)
+        batch.ignore[t, rows] = objects.ignore | (objects.visibility < config.min_visibility)
+        batch.mask[t, rows] = ~batch.ignore[t, rows]
+    return batch
 
 
 def _read(batches: grain.MapDataset) -> Iterator[Batch]:
@@ -266,6 +280,11 @@ def _check(config: DataConfig) -> None:
         raise UserError(
             f"data.crop_size is {config.crop_size}; expected no more than data.image_size, {config.image_size}"
         )
+
+
+def _start_worker(number: int, count: int) -> None:
+    del number, count
+    keep_memory()
 
 
 def _read_options(threads: int) -> grain.ReadOptions:

@@ -112,6 +112,11 @@ PRESETS: dict[str, SceneConfig] = {
 }
 
 
+def enlarged(preset: str, height: int, width: int) -> SceneConfig:
+    """Returns a preset with frames of another size, in which objects are a twelfth to a third of the height."""
+    return dataclasses.replace(PRESETS[preset], height=height, width=width, size=(height / 12, height / 3))
+
+
 class Video(NamedTuple):
     """A rendered video and all that is known about it; the same row is the same object in all frames.
 

@@ -1,24 +1,18 @@
 """What makes training on a CPU fast; without effect where there is an accelerator."""
 
 import contextlib
-import ctypes
 import os
-import platform
 
 import jax
 
-# Options of glibc's malloc, from its malloc.h, and the value with which it never gives memory back.
-_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
-_NEVER = -1
+from mtl_jax.memory import keep_memory
 
 
 def prepare(batch_size: int) -> None:
     """Spreads batches over the cores, and keeps memory once it is there; to be called before JAX is first used.
 
     Left to share out single operations, XLA keeps cores idle in between, so each core becomes a device of its own, as
-    far as the batch divides over them. And XLA asks for new arrays in every step, which glibc takes from the kernel
-    and gives back, so that every page is cleared anew: glibc is told to keep what it has, and to have one arena for all
-    threads, since the others cannot grow beyond 64 MiB and turn to the kernel for more.
+    far as the batch divides over them. And XLA asks for new arrays in every step: see `keep_memory`.
 
     A training step of the quickstart on two cores took 103 ms before, 61 to 95 ms with the first measure (it depended
     on how busy the machine was), and 0.65 times as long again with the second. Of eight frames of the PETS experiment
@@ -31,8 +25,4 @@ def prepare(batch_size: int) -> None:
     devices = max(n for n in range(1, cores + 1) if batch_size % n == 0)
     with contextlib.suppress(RuntimeError):  # JAX is in use already; it goes on as it is
         jax.config.update("jax_num_cpu_devices", devices)
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        libc.mallopt(_M_ARENA_MAX, 1)
-        libc.mallopt(_M_MMAP_MAX, 0)
-        libc.mallopt(_M_TRIM_THRESHOLD, _NEVER)
+    keep_memory()

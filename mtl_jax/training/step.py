@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from mtl_jax import weighting
 from mtl_jax.config import Config, ModelConfig, Task, WeightingConfig
+from mtl_jax.data.device_augment import augment
 from mtl_jax.models.network import Features, Frames, MultiTaskNetwork, initialize
 from mtl_jax.structures import Batch
 from mtl_jax.tasks import STRIDE, TASKS, batch_targets
@@ -159,6 +160,7 @@ def _features(experiment: Experiment, params: Any, state: TrainState, batch: Bat
     config = experiment.config
     params = _to_use(params, state)
     key = _step_key(state)
+    batch = augment(batch)
     height, width = batch.images.shape[2:4]
     heatmaps = _previous_heatmaps(config.model, batch, key, (height // STRIDE, width // STRIDE))
 

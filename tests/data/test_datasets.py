@@ -1,6 +1,8 @@
 import pickle
 
+import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 
 from mtl_jax.data import datasets
 from mtl_jax.errors import UserError
@@ -85,3 +87,17 @@ def test_damaged_data_set(tmp_path):
 def test_workers_get_a_data_set_of_their_own(tiny):
     copy = pickle.loads(pickle.dumps(tiny))
     assert copy[17].image == tiny[17].image
+
+
+def test_records_are_what_tfds_reads(tiny):
+    builder = tfds.builder_from_directory(tiny.path)
+    skip = {name: tfds.decode.SkipDecoding() for name in ("image", "masks")}
+    stored = builder.as_data_source("validation", decoders=skip)
+    first = datasets.select(tiny, ("validation",))[0].first
+    for i, example in enumerate(stored):
+        record = tiny[first + i]
+        for name in ("image", "masks", "sequence", "frame"):
+            assert getattr(record, name) == example[name]
+        for name, column in record.objects._asdict().items():
+            assert column.dtype == example["objects"][name].dtype
+            np.testing.assert_array_equal(column, example["objects"][name])

@@ -12,7 +12,7 @@ from mtl_jax.structures import Batch
 
 AUGMENT = AugmentConfig(
     flip=0.5, scale=(0.7, 1.5), aspect=0.2, translate=0.1, brightness=0.2, contrast=0.2, saturation=0.2, hue=0.1,
-    cutout=0.3, mosaic=0.3,
+    blur=1.0, cutout=0.3, mosaic=0.3,
 )  # fmt: skip
 PLAIN = AugmentConfig(flip=0.0)
 
@@ -54,7 +54,10 @@ def test_batches_are_padded_and_masked(config):
             "mask": np.bool_,
             "ignore": np.bool_,
             "gap": np.int32,
+            "color": np.float32,
+            "blur": np.float32,
         }
+        assert batch.color.shape == (4, 4) and batch.blur.shape == (4, 4)
         assert not (batch.mask & batch.ignore).any()
         empty = ~(batch.mask | batch.ignore)
         assert (batch.boxes[empty] == 0).all()
