@@ -19,6 +19,7 @@ from mtl_jax.commands import Workdir
 from mtl_jax.commands.architecture import describe_experiment, measure_affinity
 from mtl_jax.commands.benchmark import (
     benchmark_data,
+    benchmark_scaling,
     benchmark_sharing,
     benchmark_track,
     benchmark_tracking,
@@ -93,6 +94,7 @@ def _dispatch(arguments: list[str]) -> None:
         "benchmark weighting": lambda rest: _run(benchmark_weighting, rest, "mtl-jax benchmark weighting"),
         "benchmark sharing": lambda rest: _run(benchmark_sharing, rest, "mtl-jax benchmark sharing"),
         "benchmark data": benchmark_data,
+        "benchmark scaling": lambda rest: _run(benchmark_scaling, rest, "mtl-jax benchmark scaling"),
         "benchmark track": benchmark_track,
         "benchmark tracking": lambda rest: _run(benchmark_tracking, rest, "mtl-jax benchmark tracking"),
     }

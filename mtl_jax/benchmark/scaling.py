@@ -19,6 +19,7 @@ from typing import Any
 
 import jax
 
+from mtl_jax import weighting
 from mtl_jax.benchmark.batches import random_batch
 from mtl_jax.benchmark.timing import machine
 from mtl_jax.config import Config, DataConfig, MeshConfig, ModelConfig, Task, TrainingConfig, WeightingConfig
@@ -99,7 +100,7 @@ def _case(config: Config) -> dict[str, Any]:
         compiled = step.lower(state, batch).compile()
     memory = compiled.memory_analysis()
     described = describe(experiment.network, config.data.image_size)
-    per_task = experiment.config.weighting.scheme in ("upgrad", "cagrad", "mean", "pcgrad")
+    per_task = config.weighting.scheme in weighting.AGGREGATIONS
     gradients = described.parameters + per_task * (len(config.tasks) - 1) * described.shared
     split = config.mesh.fsdp > 1
     kept = described.activations * config.data.batch_size / mesh.size

@@ -183,3 +183,32 @@ def benchmark_track(arguments: list[str]) -> None:
     if run is None and experiment is None and not {"-h", "--help"} & set(arguments):
         raise UserError("benchmark track: give the directory of a run, or an experiment file")
     tyro.cli(track, args=arguments, prog="mtl-jax benchmark track RUN")
+
+
+def benchmark_scaling(
+    devices: int = 8,
+    fsdp: tuple[int, ...] = (1, 2, 8),
+    tasks: tuple[int, ...] = (1, 2, 4),
+    schemes: tuple[str, ...] = ("equal", "upgrad"),
+    backbone: str = "tiny",
+    image_size: tuple[int, int] = (64, 64),
+    batch: int = 16,
+) -> None:
+    """Compiles training steps for many pretended devices, and prints their memory and traffic, measured and predicted.
+
+    Args:
+        devices: Number of devices.
+        fsdp: Devices over which parameters are split.
+        tasks: Numbers of tasks, up to four.
+        schemes: Weighting schemes.
+        backbone: Name of the backbone.
+        image_size: Height and width of the frames.
+        batch: Clips in a batch, of one frame each.
+    """
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", devices)
+    from mtl_jax.benchmark.scaling import run
+
+    print(json.dumps(run(devices, fsdp, tasks, backbone, image_size, batch, schemes), indent=2))

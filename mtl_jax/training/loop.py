@@ -64,7 +64,8 @@ def train(
     Args:
         config: The experiment.
         workdir: Directory of the run; all processes see the same one.
-        resume: Go on from the last checkpoint in `workdir`; else there must be none.
+        resume: Go on from the last checkpoint in `workdir`, or from the start if none was saved; else there must be
+            none.
         evaluate: Returns validation scores of a state; called every `training.evaluate_every` steps.
 
     Returns:
@@ -80,6 +81,7 @@ def train(
     dataset = open_dataset(config.data.dataset, config.data.data_dir)
     experiment = build_experiment(config, len(dataset.class_names))
     with workdir_lib.locked(workdir), Checkpoints(workdir) as checkpoints:
+        resume = resume and bool(checkpoints.steps())  # what was killed before it saved starts anew
         if not resume:
             workdir_lib.begin(workdir, config, dataset.class_names, checkpoints.steps())
         state = _initial_state(experiment, mesh, resume)

@@ -69,8 +69,11 @@ def begin(workdir: Path, config: Config, class_names: Sequence[str], steps: Sequ
     if not is_first():
         return
     try:
-        (workdir / "config.json").write_text(config_lib.to_json(config))
+        # The configuration comes last and at once: where there is one, there is a run.
         (workdir / "classes.json").write_text(json.dumps(list(class_names)) + "\n")
+        temporary = workdir / "config.json.tmp"
+        temporary.write_text(config_lib.to_json(config))
+        temporary.replace(workdir / "config.json")
     except OSError as error:
         raise _not_writable(workdir, error) from error
 

@@ -152,9 +152,7 @@ def test_killed_at_random_moments_ends_with_the_same_bits(experiment, finished, 
     rng = np.random.default_rng(seed)
     run, number, killed, seconds = tmp_path / "run0", 0, 0, 5.0
     while killed < kills:
-        process = start(
-            "train", *(("--resume", run) if has_checkpoint(run) else (experiment, "--workdir", run))
-        )
+        process = start("train", *begin_or_go_on(experiment, run))
         begin = time.monotonic()
         if killed % 2:
             while not is_saving(run) and process.poll() is None:
@@ -172,12 +170,12 @@ def test_killed_at_random_moments_ends_with_the_same_bits(experiment, finished, 
         assert_same_end(run, finished)
         number += 1
         run = tmp_path / f"run{number}"
-    mtl_jax("train", *(("--resume", run) if has_checkpoint(run) else (experiment, "--workdir", run)))
+    mtl_jax("train", *begin_or_go_on(experiment, run))
     assert_same_end(run, finished)
 
 
-def has_checkpoint(run: Path) -> bool:
-    return any((run / "checkpoints" / "last").glob("[0-9]*"))
+def begin_or_go_on(experiment: Path, run: Path) -> tuple:
+    return ("--resume", run) if (run / "config.json").exists() else (experiment, "--workdir", run)
 
 
 def is_saving(run: Path) -> bool:
