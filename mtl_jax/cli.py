@@ -16,7 +16,12 @@ import tyro
 
 from mtl_jax.commands import Workdir
 from mtl_jax.commands.architecture import describe_experiment, measure_affinity
-from mtl_jax.commands.benchmark import benchmark_sharing, benchmark_tracking, benchmark_weighting
+from mtl_jax.commands.benchmark import (
+    benchmark_sharing,
+    benchmark_tracking,
+    benchmark_train,
+    benchmark_weighting,
+)
 from mtl_jax.commands.experiment import read_experiment
 from mtl_jax.commands.tracking import track_objects, tune_tracker
 from mtl_jax.config import Config, DataConfig, Split
@@ -38,7 +43,7 @@ commands:
   evaluate        score a run, or any MOTChallenge result files
   track           find and follow objects in a video, or follow detections of any detector
   tune tracker    search a tracker's thresholds on videos with ground truth
-  benchmark       times and memory as JSON: benchmark weighting, sharing, tracking
+  benchmark       times and memory as JSON: benchmark train, weighting, sharing, tracking
 
 `mtl-jax COMMAND --help` tells a command's arguments.
 """
@@ -78,6 +83,7 @@ def _dispatch(arguments: list[str]) -> None:
         "evaluate": lambda rest: _run(evaluate, rest, "mtl-jax evaluate"),
         "track": track_objects,
         "tune tracker": tune_tracker,
+        "benchmark train": lambda rest: _run(benchmark_train, rest, "mtl-jax benchmark train"),
         "benchmark weighting": lambda rest: _run(benchmark_weighting, rest, "mtl-jax benchmark weighting"),
         "benchmark sharing": lambda rest: _run(benchmark_sharing, rest, "mtl-jax benchmark sharing"),
         "benchmark tracking": lambda rest: _run(benchmark_tracking, rest, "mtl-jax benchmark tracking"),
