@@ -12,7 +12,7 @@ import numpy as np
 
 from mtl_jax.benchmark.peer_model import CHANNELS, LEARNING_RATE, OUTPUTS, WEIGHT_DECAY, DenseBatch, Mode
 
-_DEPTHS = {"resnet50": (3, 4, 6, 3)}
+_DEPTHS = (3, 4, 6, 3)
 _TASKS = tuple(OUTPUTS)
 
 
@@ -26,7 +26,7 @@ def version() -> str | None:
 
 
 def make_step(
-    mode: Mode, batch: DenseBatch, dtype: str = "bfloat16", compiled: bool = False, backbone: str = "resnet50"
+    network: Any, mode: Mode, batch: DenseBatch, dtype: str = "bfloat16", compiled: bool = False
 ) -> Callable[[], Any]:
     """Returns a function that takes a training step on a batch, and returns the losses when it is done.
 
@@ -34,16 +34,16 @@ def make_step(
     separately where tasks' gradients are needed, so that a task's backward pass goes through its own head only.
 
     Args:
+        network: The network; it goes to the GPU, if there is one, and the gradients stay in its parameters.
         mode: As of `peer_model.make_step`; `exact` is one backward pass for each task.
         batch: What to learn.
         dtype: "bfloat16" or "float32".
         compiled: By `torch.compile`.
-        backbone: Another backbone than the comparison's, for tests.
     """
     import torch
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network = build_network(backbone).to(device=device, memory_format=torch.channels_last).train()
+    network = network.to(device=device, memory_format=torch.channels_last).train()
     images, targets = to_torch(batch, device)
     optimizer = torch.optim.AdamW(network.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True)
     wrap: Callable[[Any], Any] = torch.compile if compiled else lambda function: function
@@ -84,9 +84,9 @@ def make_step(
     return step
 
 
-def build_network(backbone: str = "resnet50") -> Any:
+def build_network() -> Any:
     """Returns the network, an `nn.Module` with `trunk(images)` and `heads(features, task)`."""
-    return _network_class()(_DEPTHS[backbone])
+    return _network_class()()
 
 
 def losses(network: Any, images: Any, targets: dict[str, Any]) -> Any:
@@ -237,11 +237,11 @@ def _network_class() -> Any:
             return functional.relu(self.conv3(y) + shortcut)
 
     class Backbone(nn.Module):
-        def __init__(self, depths: tuple[int, ...]):
+        def __init__(self) -> None:
             super().__init__()
             self.conv1 = ConvNorm(3, 64, 7, 2)
-            self.depths, inputs = depths, 64
-            for stage, depth in enumerate(depths):
+            inputs = 64
+            for stage, depth in enumerate(_DEPTHS):
                 for i in range(depth):
                     block = Block(inputs, 64 * 2**stage, 2 if stage and not i else 1)
                     setattr(self, f"layer{stage + 1}_{i}", block)
@@ -253,7 +253,7 @@ def _network_class() -> Any:
             x = functional.relu(self.conv1((images.float() - self.input_mean) / self.input_std))
             x = functional.max_pool2d(x, 3, 2, 1)
             outputs = []
-            for stage, depth in enumerate(self.depths):
+            for stage, depth in enumerate(_DEPTHS):
                 for i in range(depth):
                     x = getattr(self, f"layer{stage + 1}_{i}")(x)
                 outputs.append(x)
@@ -284,9 +284,9 @@ def _network_class() -> Any:
             return getattr(self, f"{task}_output")(hidden)
 
     class Network(nn.Module):
-        def __init__(self, depths: tuple[int, ...]):
+        def __init__(self) -> None:
             super().__init__()
-            self.backbone, self.neck, self.heads = Backbone(depths), Neck(), Heads()
+            self.backbone, self.neck, self.heads = Backbone(), Neck(), Heads()
 
         def trunk(self, images: Any) -> Any:
             return self.neck(self.backbone(images))

@@ -94,11 +94,12 @@ def _mode(
     for peer in peers:
         name = f"torch_{peer}"
         try:
-            steps[name] = peer_torch.make_step(mode, images, dtype, compiled=peer == "compile")
+            peer_network = peer_torch.build_network()
+            steps[name] = peer_torch.make_step(peer_network, mode, images, dtype, compiled=peer == "compile")
             steps[name]()  # compiles
         except Exception as error:  # out of memory, or no compiler: what can be compared still is
             steps.pop(name, None)
-            result[name] = {"error": f"{type(error).__name__}: {str(error).strip().splitlines()[-1:]}"}
+            result[name] = {"error": f"{type(error).__name__}: {str(error).strip()[:500]}"}
     measured = times(steps, repeats)
     for name, values in measured.items():
         result[name] = speed(values, batch)
