@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from mtl_jax.models.batch_norm import BatchNorm
 from mtl_jax.models.convolution import convolution
 
 Norm = Literal["batch", "local", "group", "layer", "frozen"]
@@ -74,7 +75,7 @@ def normalization(
         return nn.LayerNorm(**options)
     if kind == "local":
         return LocalBatchNorm(use_running_average=not train, momentum=MOMENTUM, **options)
-    return nn.BatchNorm(use_running_average=kind == "frozen" or not train, momentum=MOMENTUM, **options)
+    return BatchNorm(use_running_average=kind == "frozen" or not train, momentum=MOMENTUM, **options)
 
 
 class LocalBatchNorm(nn.Module):
