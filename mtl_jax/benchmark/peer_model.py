@@ -20,6 +20,7 @@ from mtl_jax.models.heads import Heads
 from mtl_jax.models.necks.fpn import FPN
 from mtl_jax.models.network import STRIDE, MultiTaskNetwork
 from mtl_jax.models.sharing.hard import Hard
+from mtl_jax.weighting.gradients import Mode as Way
 from mtl_jax.weighting.gradients import split_heads
 
 Mode = Literal["sum", "exact", "representation"]
@@ -98,10 +99,8 @@ def random_batch(batch: int, image_size: tuple[int, int], seed: int = 0) -> Dens
     """
     rng = np.random.default_rng(seed)
     cells = (batch, image_size[0] // STRIDE, image_size[1] // STRIDE)
-    return DenseBatch(
-        rng.integers(0, 256, (batch, *image_size, 3), dtype=np.uint8),
-        {task: rng.random((*cells, channels), dtype=np.float32) for task, channels in OUTPUTS.items()},
-    )
+    targets: Any = {task: rng.random((*cells, size), dtype=np.float32) for task, size in OUTPUTS.items()}
+    return DenseBatch(rng.integers(0, 256, (batch, *image_size, 3), dtype=np.uint8), targets)
 
 
 def loss(
@@ -129,14 +128,14 @@ def split_loss(network: MultiTaskNetwork, batch_stats: Any) -> weighting.SplitLo
         return features, updated["batch_stats"]
 
     def head(task: str, params: Any, features: Array, batch: DenseBatch) -> Float[Array, ""]:
-        outputs = network.apply({"params": {"heads": params}}, features, method="predict")
+        outputs: Any = network.apply({"params": {"heads": params}}, features, method="predict")
         return loss(task, outputs[task], batch.targets[task])
 
     return weighting.SplitLoss(trunk, [functools.partial(head, task) for task in network.tasks])
 
 
 def make_step(
-    network: MultiTaskNetwork, mode: Mode, scheme: str = SCHEME
+    network: MultiTaskNetwork, mode: Mode, scheme: str = SCHEME, way: Way = "vmap"
 ) -> tuple[Callable[[Any], PeerState], Callable[[PeerState, DenseBatch], tuple[PeerState, Array]]]:
     """Returns `init(variables) -> state` and `step(state, batch) -> (state, losses)`.
 
@@ -144,13 +143,14 @@ def make_step(
         network: The network.
         mode: How the tasks' gradients become one; see `MODES`.
         scheme: Name of the aggregation, where there are gradients to combine.
+        way: How the tasks' backward passes run in mode `exact`; `per_task_value_and_grad` tells.
 
     Example:
         >>> init, step = make_step(network, "exact")
         >>> state, losses = jax.jit(step)(init(initialize(network, jax.random.key(0))), batch)
     """
     optimizer = optax.adamw(LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-    value_and_grad, aggregation = gradient(network, mode, scheme)
+    value_and_grad, aggregation = gradient(network, mode, scheme, way)
 
     def init(variables: Any) -> PeerState:
         params = variables["params"]
@@ -172,7 +172,7 @@ def make_step(
 
 
 def gradient(
-    network: MultiTaskNetwork, mode: Mode, scheme: str = SCHEME
+    network: MultiTaskNetwork, mode: Mode, scheme: str = SCHEME, way: Way = "vmap"
 ) -> tuple[Callable[[PeerState, DenseBatch], tuple[Array, Any, Any, Any]], Any]:
     """Returns `value_and_grad(state, batch) -> (losses, batch_stats, gradient, aggregation's state)`, and that."""
     if mode == "sum":
@@ -205,7 +205,7 @@ def gradient(
 
     def exact(state: PeerState, batch: DenseBatch) -> tuple[Array, Any, Any, Any]:
         value_and_grad = weighting.aggregated_value_and_grad(
-            split_loss(network, state.batch_stats), aggregation, has_aux=True
+            split_loss(network, state.batch_stats), aggregation, mode=way, has_aux=True
         )
         (losses, batch_stats), grads, carried = value_and_grad(state.params, state.scheme, batch)
         return losses, batch_stats, grads, carried

@@ -47,7 +47,8 @@ class Program:
                 return jitted.lower(self._state, self._batch).compile()
 
         with empty_cache():
-            self.compile_s, self._compiled = {}, None
+            self.compile_s: dict[str, float] = {}
+            self._compiled: Any = None
             for name in ("cold", "warm"):
                 jax.clear_caches()
                 begin = time.perf_counter()

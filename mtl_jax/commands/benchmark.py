@@ -101,6 +101,7 @@ def benchmark_train(
     workers: int = 0,
     peer_model: bool = False,
     modes: tuple[Literal["sum", "representation", "exact"], ...] = ("sum", "representation", "exact"),
+    ways: tuple[Literal["vmap", "scan", "unroll"], ...] = ("vmap", "scan", "unroll"),
     peers: tuple[Literal["eager", "compile"], ...] = ("eager", "compile"),
     repeats: int = 9,
 ) -> None:
@@ -124,6 +125,7 @@ def benchmark_train(
         workers: Processes that load the data set; 0: threads.
         peer_model: Time the fixed network instead.
         modes: For `--peer-model`: the sum of the losses; gradients combined at the features, or at the parameters.
+        ways: For `--peer-model`: how the backward passes of the tasks run, for gradients at the parameters.
         peers: For `--peer-model`: how PyTorch runs.
         repeats: Steps that are timed.
     """
@@ -142,5 +144,5 @@ def benchmark_train(
             os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # two share the device
         from mtl_jax.benchmark import reference
 
-        result = reference.run(image_size, batch, dtype, modes, peers, repeats)
+        result = reference.run(image_size, batch, dtype, modes, ways, peers, repeats)
     print(json.dumps(result, indent=2))

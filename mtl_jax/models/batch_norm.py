@@ -23,6 +23,7 @@ class BatchNorm(nn.Module):
         epsilon: Added to the variance.
         scale_init: Initialiser of the scale.
         dtype: Type of the result.
+        relu: Cut the result off at zero.
 
     Example:
         >>> norm = BatchNorm(use_running_average=False)
@@ -36,6 +37,7 @@ class BatchNorm(nn.Module):
     epsilon: float = 1e-5
     scale_init: Callable = nn.initializers.ones
     dtype: Any = jnp.float32
+    relu: bool = False
 
     @nn.compact
     def __call__(
@@ -48,8 +50,9 @@ class BatchNorm(nn.Module):
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,))
         running_var = self.variable("batch_stats", "var", jnp.ones, (channels,))
         if self.use_running_average:
-            return scaled(x, running_mean.value, running_var.value, scale, bias, self.epsilon, self.dtype)
-        y, mean, var = normalize_batch(x, scale, bias, self.epsilon, self.dtype)
+            y = scaled(x, running_mean.value, running_var.value, scale, bias, self.epsilon, self.dtype)
+            return nn.relu(y) if self.relu else y
+        y, mean, var = normalize_batch(x, scale, bias, self.epsilon, self.dtype, self.relu)
         if not self.is_initializing():
             for running, new in ((running_mean, mean), (running_var, var)):
                 running.value = self.momentum * running.value + (1 - self.momentum) * new
@@ -69,13 +72,14 @@ def scaled(
     return ((x - mean) * (jax.lax.rsqrt(var + epsilon) * scale) + bias).astype(dtype)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
 def normalize_batch(
     x: Float[Array, "*places channels"],
     scale: Float[Array, "channels"],
     bias: Float[Array, "channels"],
     epsilon: float,
     dtype: Any,
+    relu: bool = False,
 ) -> tuple[Float[Array, "*places channels"], Float[Array, "channels"], Float[Array, "channels"]]:
     """Returns `x` normalised by its own statistics over all places, and these.
 
@@ -88,6 +92,7 @@ def normalize_batch(
         bias: Mean of the result.
         epsilon: Added to the variance.
         dtype: Type of the result.
+        relu: Cut the result off at zero.
 
     Returns:
         The result, the mean, and the variance.
@@ -96,18 +101,22 @@ def normalize_batch(
     wide = x.astype(jnp.float32)
     mean = jnp.mean(wide, axes)
     var = jnp.maximum(jnp.mean(wide * wide, axes) - mean * mean, 0)
-    return scaled(x, mean, var, scale, bias, epsilon, dtype), mean, var
+    y = scaled(x, mean, var, scale, bias, epsilon, dtype)
+    return (jnp.maximum(y, 0) if relu else y), mean, var
 
 
-def _forward(x, scale, bias, epsilon, dtype):
-    y, mean, var = normalize_batch(x, scale, bias, epsilon, dtype)
-    return (y, mean, var), (x, mean, jax.lax.rsqrt(var + epsilon), scale)
+def _forward(x, scale, bias, epsilon, dtype, relu):
+    y, mean, var = normalize_batch(x, scale, bias, epsilon, dtype, relu)
+    return (y, mean, var), (x, mean, var, scale, bias)
 
 
-def _backward(epsilon, dtype, residuals, gradients):
-    x, mean, inverse, scale = residuals
+def _backward(epsilon, dtype, relu, residuals, gradients):
+    x, mean, var, scale, bias = residuals
     gradient = gradients[0].astype(jnp.float32)
+    if relu:  # Found again rather than kept: the input must be read anyway.
+        gradient = jnp.where(scaled(x, mean, var, scale, bias, epsilon, dtype) > 0, gradient, 0)
     axes, places = tuple(range(x.ndim - 1)), x.size // x.shape[-1]
+    inverse = jax.lax.rsqrt(var + epsilon)
     unit = (x - mean) * inverse
     of_bias = jnp.sum(gradient, axes)
     of_scale = jnp.sum(gradient * unit, axes)

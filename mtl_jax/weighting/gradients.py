@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float
 from mtl_jax.weighting.solvers import normalized
 
 PyTree = Any
-Mode = Literal["vmap", "scan"]
+Mode = Literal["vmap", "scan", "unroll"]
 
 
 class Aggregation(optax.GradientTransformationExtraArgs):
@@ -74,8 +74,10 @@ def per_task_value_and_grad(
     """Like `jax.value_and_grad`, for a function that returns one loss for each of K tasks.
 
     The forward pass runs once and is linearised once; only the backward pass is repeated, either for all tasks at once
-    (`vmap`: fastest, K times the memory of a backward pass) or one after the other (`scan`: least memory), or for
-    `chunk` tasks at once. What the forward pass changes, such as batch statistics, is changed once.
+    (`vmap`: K times the memory of a backward pass) or one after the other (`scan`: least memory), or for `chunk` tasks
+    at once. `unroll` is `scan` without its loop: longer to compile, but to the compiler all passes are one program, and
+    no feature map's gradient is copied to stand beside those of other tasks. What the forward pass changes, such as
+    batch statistics, is changed once.
 
     Args:
         loss_fn: `loss_fn(params, *args) -> losses [K]`, or `(losses, aux)` with `has_aux`; or a `SplitLoss`, where
@@ -349,8 +351,8 @@ class _Linearized(NamedTuple):
 
 def _linearizer(where: str, mode: str, chunk: int | None) -> Callable[..., _Linearized]:
     """Returns the function that runs the forward pass of `loss_fn(params, *args)`."""
-    if mode not in ("vmap", "scan"):
-        raise ValueError(f"{where}: mode is {mode!r}; expected 'vmap' or 'scan'")
+    if mode not in ("vmap", "scan", "unroll"):
+        raise ValueError(f"{where}: mode is {mode!r}; expected 'vmap', 'scan' or 'unroll'")
     if chunk is not None and chunk < 1:
         raise ValueError(f"{where}: chunk is {chunk}; expected at least 1")
 
@@ -359,7 +361,7 @@ def _linearizer(where: str, mode: str, chunk: int | None) -> Callable[..., _Line
         size = number if chunk is None and mode == "vmap" else min(chunk or 1, number)
         if size == number:
             return jax.vmap(pullback)(cotangents)[0]
-        if jax.default_backend() == "cpu" and _convolves(pullback, cotangents):
+        if mode == "unroll" or (jax.default_backend() == "cpu" and _convolves(pullback, cotangents)):
             return _one_after_the_other(jax.vmap(pullback), cotangents, number, size)
         return jax.lax.map(pullback, cotangents, batch_size=size)[0]
 

@@ -41,14 +41,33 @@ def test_modes_of_the_fixed_network_are_timed_in_turn(monkeypatch):
     monkeypatch.setattr(reference, "build_network", lambda dtype: build_network("tiny", dtype))
     found = reference.run((32, 32), batch=2, peers=(), repeats=2)
     assert list(found["modes"]) == ["sum", "representation", "exact"]
-    for mode in found["modes"].values():
-        ours = mode["jax"]
+    flops = {}
+    for mode, entries in found["modes"].items():
+        name = "jax_vmap" if mode == "exact" else "jax"
+        ours = entries[name]
         assert ours["images_per_second"] == pytest.approx(2e3 / ours["ms"]["median"])
         assert ours["memory_mib"]["temporary"] > 0 and ours["compile_s"]["warm"] > 0
-        assert mode["speedup"] == {}
-    flops = {name: mode["jax"]["flops"] for name, mode in found["modes"].items()}
+        assert entries["speedup"] == {name: {}}
+        flops[mode] = ours["flops"]
     assert flops["sum"] == flops["representation"] == 6 * found["flops_forward_per_image"]
     assert flops["sum"] < flops["exact"] < 3 * flops["sum"]
+
+
+def test_speedup_is_over_each_peer_that_runs(monkeypatch):
+    def make_step(network, mode, batch, dtype, compiled):
+        if compiled:
+            raise RuntimeError("no compiler")
+        return lambda: time.sleep(0.02)
+
+    monkeypatch.setattr(reference, "build_network", lambda dtype: build_network("tiny", dtype))
+    monkeypatch.setattr(reference.peer_torch, "version", lambda: "0")
+    monkeypatch.setattr(reference.peer_torch, "build_network", lambda: None)
+    monkeypatch.setattr(reference.peer_torch, "make_step", make_step)
+    entries = reference.run((32, 32), batch=2, modes=("sum",), repeats=2)["modes"]["sum"]
+    assert entries["torch_compile"] == {"error": "RuntimeError: no compiler"}
+    assert entries["torch_eager"]["ms"]["min"] >= 20
+    ratio = entries["torch_eager"]["ms"]["median"] / entries["jax"]["ms"]["median"]
+    assert entries["speedup"] == {"jax": {"torch_eager": pytest.approx(ratio)}}
 
 
 def test_what_does_not_go_together(capsys):

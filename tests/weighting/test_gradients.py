@@ -61,7 +61,7 @@ def either(split, request):
     return params, x, losses_of
 
 
-@pytest.mark.parametrize("options", [{}, {"mode": "scan"}, {"chunk": 2}, {"chunk": 8}])
+@pytest.mark.parametrize("options", [{}, {"mode": "scan"}, {"mode": "unroll"}, {"chunk": 2}, {"chunk": 8}])
 def test_equals_one_gradient_after_the_other(either, options):
     params, x, losses_of = either
     losses, grads = jax.jit(weighting.per_task_value_and_grad(losses_of, **options))(params, x)
