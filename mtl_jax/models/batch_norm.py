@@ -11,6 +11,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 
@@ -61,10 +62,10 @@ class BatchNorm(nn.Module):
 
 def scaled(
     x: Float[Array, "*places channels"],
-    mean: Float[Array, "channels"],
-    var: Float[Array, "channels"],
-    scale: Float[Array, "channels"],
-    bias: Float[Array, "channels"],
+    mean: Float[ArrayLike, "channels"],
+    var: Float[ArrayLike, "channels"],
+    scale: Float[ArrayLike, "channels"],
+    bias: Float[ArrayLike, "channels"],
     epsilon: float,
     dtype: Any,
 ) -> Float[Array, "*places channels"]:
@@ -75,8 +76,8 @@ def scaled(
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
 def normalize_batch(
     x: Float[Array, "*places channels"],
-    scale: Float[Array, "channels"],
-    bias: Float[Array, "channels"],
+    scale: Float[ArrayLike, "channels"],
+    bias: Float[ArrayLike, "channels"],
     epsilon: float,
     dtype: Any,
     relu: bool = False,

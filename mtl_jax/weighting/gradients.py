@@ -294,9 +294,13 @@ def gramian(grads: PyTree, others: PyTree | None = None) -> Float[Array, "tasks 
             g, h = g.reshape(len(g), -1), h.reshape(len(h), -1)
         # Contracted axis by axis: to reshape a sharded leaf to a matrix first would gather its shards.
         axes = list(range(1, g.ndim))
-        accurate = jnp.promote_types(g.dtype, jnp.float32)
         return jnp.tensordot(
-            g.astype(accurate), h.astype(accurate), axes=(axes, axes), precision=jax.lax.Precision.HIGHEST
+            g,
+            h,
+            axes=(axes, axes),
+            precision=jax.lax.Precision.HIGHEST,
+            # Said of the result: to convert what is multiplied would make a copy of it.
+            preferred_element_type=jnp.promote_types(g.dtype, jnp.float32),
         )
 
     others = grads if others is None else others
