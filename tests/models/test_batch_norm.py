@@ -62,5 +62,7 @@ def test_the_backward_pass_keeps_no_feature_map_but_the_input():
     def kept(x):
         return jax.vjp(lambda x: layer.apply(variables, x, True, mutable=["batch_stats"])[0], x)[1]
 
-    maps = [leaf for leaf in jax.tree.leaves(jax.eval_shape(kept, x)) if leaf.ndim == 4 and leaf.shape[0] == 2]
+    maps = [
+        leaf for leaf in jax.tree.leaves(jax.eval_shape(kept, x)) if leaf.ndim == 4 and leaf.shape[0] == 2
+    ]
     assert [leaf.dtype for leaf in maps] == [jnp.bfloat16]
