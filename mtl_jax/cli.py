@@ -23,6 +23,7 @@ from mtl_jax.commands.benchmark import (
     benchmark_sharing,
     benchmark_track,
     benchmark_tracking,
+    benchmark_train,
     benchmark_weighting,
 )
 from mtl_jax.commands.experiment import read_experiment
@@ -46,7 +47,7 @@ commands:
   evaluate        score a run, or any MOTChallenge result files
   track           find and follow objects in a video, or follow detections of any detector
   tune tracker    search a tracker's thresholds on videos with ground truth
-  benchmark       times and memory as JSON: benchmark weighting, sharing, tracking, data, track
+  benchmark       times and memory as JSON: train, weighting, sharing, scaling, data, track, tracking
 
 `mtl-jax COMMAND --help` tells a command's arguments.
 """
@@ -91,6 +92,7 @@ def _dispatch(arguments: list[str]) -> None:
         "evaluate": lambda rest: _run(evaluate, rest, "mtl-jax evaluate"),
         "track": track_objects,
         "tune tracker": tune_tracker,
+        "benchmark train": lambda rest: _run(benchmark_train, rest, "mtl-jax benchmark train"),
         "benchmark weighting": lambda rest: _run(benchmark_weighting, rest, "mtl-jax benchmark weighting"),
         "benchmark sharing": lambda rest: _run(benchmark_sharing, rest, "mtl-jax benchmark sharing"),
         "benchmark data": benchmark_data,

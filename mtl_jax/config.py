@@ -140,11 +140,11 @@ class WeightingConfig:
     hyperparameters: dict[str, bool | int | float | str] = dataclasses.field(default_factory=dict)
     """The scheme's own settings, such as `c 0.4` for `cagrad`; each is also an option, `--weighting.c 0.4`. For
     `params`: how the paths of the parameters begin on whose gradients the Gramian is formed, such as `neck`."""
-    gradients: Literal["auto", "vmap", "scan", "representation"] = "auto"
-    """For schemes that combine gradients: take those of the shared parameters, of all tasks at once (`vmap`) or one
-    after the other (`scan`: less memory), or those at the shared features, with one backward pass below for all
-    (`representation`: cheapest). `auto`: `representation` for `mgda_ub`, for the others `vmap` on one device and `scan`
-    on several, where `vmap` would send activations about."""
+    gradients: Literal["auto", "vmap", "scan", "unroll", "representation"] = "auto"
+    """For schemes that combine gradients: take those of the shared parameters, of all tasks at once (`vmap`), one after
+    the other (`scan`: least memory) or the same written out (`unroll`), or those at the shared features, with one
+    backward pass below for all (`representation`: cheapest). `auto`: `representation` for `mgda_ub`, for the others
+    `vmap` on one device and `unroll` on several, where `vmap` would send activations about."""
     every: int = 1
     """For schemes that combine gradients: find weights anew in every n-th step; those between cost what a plain step
     costs."""

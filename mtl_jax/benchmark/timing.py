@@ -3,7 +3,7 @@
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -30,17 +30,28 @@ def compile_with(function: Callable[..., Any], *arguments: Any) -> Compiled:
 
 
 def medians(functions: Mapping[str, Compiled], repeats: int) -> dict[str, float]:
-    """Returns the median time of each in milliseconds.
+    """Returns the median time of each in milliseconds; see `times`."""
+    taken = times({name: function.run for name, function in functions.items()}, repeats)
+    return {name: statistics.median(values) for name, values in taken.items()}
+
+
+def times(functions: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
+    """Returns the times of functions that wait for their result, in milliseconds.
 
     All take turns, so that what else the machine does strikes them alike; the first round is not counted.
     """
-    times: dict[str, list[float]] = {name: [] for name in functions}
+    taken: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(repeats + 1):
         for name, function in functions.items():
             begin = time.perf_counter()
-            function.run()
-            times[name].append(1e3 * (time.perf_counter() - begin))
-    return {name: statistics.median(values[1:]) for name, values in times.items()}
+            function()
+            taken[name].append(1e3 * (time.perf_counter() - begin))
+    return {name: values[1:] for name, values in taken.items()}
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Returns median, least and largest of some measurements."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
 def machine() -> dict[str, Any]:

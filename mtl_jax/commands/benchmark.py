@@ -1,15 +1,16 @@
 """`mtl-jax benchmark`: times and memory as JSON."""
 
 import dataclasses
+import importlib.util
 import json
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
 from mtl_jax.commands.experiment import read_experiment
-from mtl_jax.config import AugmentConfig, Config, DataConfig
+from mtl_jax.config import AugmentConfig, Config, DataConfig, Task
 from mtl_jax.errors import UserError
 
 _DATA = DataConfig(
@@ -212,3 +213,65 @@ def benchmark_scaling(
     from mtl_jax.benchmark.scaling import run
 
     print(json.dumps(run(devices, fsdp, tasks, backbone, image_size, batch, schemes), indent=2))
+
+
+def benchmark_train(
+    backbone: str = "resnet50",
+    image_size: tuple[int, int] = (512, 512),
+    batch: int = 32,
+    clip_length: int = 1,
+    tasks: tuple[Task, ...] = Config().tasks,
+    sharing: str = "hard",
+    scheme: str = "equal",
+    gradients: Literal["auto", "vmap", "scan", "unroll", "representation"] = "auto",
+    dtype: Literal["float32", "bfloat16"] | None = None,
+    with_data: str | None = None,
+    data_dir: Path | None = None,
+    workers: int = 0,
+    peer_model: bool = False,
+    modes: tuple[Literal["sum", "representation", "exact"], ...] = ("sum", "representation", "exact"),
+    ways: tuple[Literal["vmap", "scan", "unroll"], ...] = ("vmap", "scan", "unroll"),
+    peers: tuple[Literal["eager", "compile"], ...] = ("eager", "compile"),
+    repeats: int = 9,
+) -> None:
+    """Times training steps, and prints JSON: speed, utilization, memory, compile time, and what the host takes.
+
+    With `--peer-model` the network is fixed, ResNet-50 with a pyramid of 128 channels and four heads, and steps of the
+    same network in PyTorch take turns with ours where that is installed; size, batch, dtype, modes and peers count.
+
+    Args:
+        backbone: Name of the backbone.
+        image_size: Height and width of the frames.
+        batch: Clips in a batch.
+        clip_length: Frames in a clip; images are clips × frames.
+        tasks: Tasks that are trained.
+        sharing: Name of the sharing architecture.
+        scheme: Name of the loss weighting.
+        gradients: Where gradients of tasks are combined, for schemes that do.
+        dtype: Type of the activations; bfloat16 on an accelerator, float32 on a CPU, if not given.
+        with_data: A prepared data set, to train on its batches as well.
+        data_dir: Where prepared data sets lie; as in `mtl-jax train`, if not given.
+        workers: Processes that load the data set; 0: threads.
+        peer_model: Time the fixed network instead.
+        modes: For `--peer-model`: the sum of the losses; gradients combined at the features, or at the parameters.
+        ways: For `--peer-model`: how the backward passes of the tasks run, for gradients at the parameters.
+        peers: For `--peer-model`: how PyTorch runs.
+        repeats: Steps that are timed.
+    """
+    from mtl_jax.training import cpu
+
+    if peer_model and with_data is not None:
+        raise UserError("benchmark train: --with-data and --peer-model do not go together; give one of them")
+    cpu.prepare(batch)
+    if not peer_model:
+        from mtl_jax.benchmark import training
+
+        options = (backbone, image_size, batch, clip_length, tasks, sharing, scheme, gradients, dtype)
+        result = training.run(*options, with_data, data_dir, workers, repeats)
+    else:
+        if importlib.util.find_spec("torch") is not None:
+            os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # two share the device
+        from mtl_jax.benchmark import reference
+
+        result = reference.run(image_size, batch, dtype, modes, ways, peers, repeats)
+    print(json.dumps(result, indent=2))

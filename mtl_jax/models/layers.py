@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from mtl_jax.models.batch_norm import BatchNorm
 from mtl_jax.models.convolution import convolution
 
 Norm = Literal["batch", "local", "group", "layer", "frozen"]
@@ -49,6 +50,7 @@ def normalization(
     dtype: Any,
     scale_init: Callable = nn.initializers.ones,
     name: str,
+    **batch_options: Any,
 ) -> nn.Module:
     """Returns the layer that normalises a feature map; its parameters and statistics are float32.
 
@@ -66,6 +68,7 @@ def normalization(
         dtype: Type of the result.
         scale_init: Initialiser of the scale.
         name: Name of the layer.
+        **batch_options: What else `BatchNorm` takes; for "batch" and "frozen".
     """
     options = {"epsilon": epsilon, "dtype": dtype, "scale_init": scale_init, "name": name}
     if kind == "group":
@@ -74,7 +77,23 @@ def normalization(
         return nn.LayerNorm(**options)
     if kind == "local":
         return LocalBatchNorm(use_running_average=not train, momentum=MOMENTUM, **options)
-    return nn.BatchNorm(use_running_average=kind == "frozen" or not train, momentum=MOMENTUM, **options)
+    return BatchNorm(
+        use_running_average=kind == "frozen" or not train, momentum=MOMENTUM, **options, **batch_options
+    )
+
+
+def normalized(
+    x: Float[Array, "batch height width channels"],
+    kind: Norm,
+    train: bool,
+    activation: Callable[[Array], Array] | None,
+    **options: Any,
+) -> Float[Array, "batch height width channels"]:
+    """Returns a feature map through a layer of `normalization`, whose options these are, and an activation, if any."""
+    if activation is nn.relu and kind in ("batch", "frozen"):
+        return normalization(kind, train, relu=True, **options)(x)
+    x = normalization(kind, train, **options)(x)
+    return x if activation is None else activation(x)
 
 
 class LocalBatchNorm(nn.Module):
@@ -178,10 +197,8 @@ class ConvNorm(nn.Module):
             dtype=self.dtype,
             name="conv",
         )(x)
-        x = normalization(
-            self.norm, train, epsilon=self.epsilon, dtype=self.dtype, scale_init=self.scale_init, name="norm"
-        )(x)
-        return x if self.activation is None else self.activation(x)
+        options = {"epsilon": self.epsilon, "dtype": self.dtype, "scale_init": self.scale_init}
+        return normalized(x, self.norm, train, self.activation, **options, name="norm")
 
 
 class Stem(nn.Module):
@@ -233,9 +250,10 @@ class Stem(nn.Module):
         x = conv(use_bias=self.use_bias, name="conv")(image)
         if previous_image is not None:
             x += conv(use_bias=False, name=PREVIOUS_IMAGE)(previous_image)
-        if self.norm is not None:
-            x = normalization(self.norm, train, epsilon=self.epsilon, dtype=self.dtype, name="norm")(x)
-        return x if self.activation is None else self.activation(x)
+        if self.norm is None:
+            return x if self.activation is None else self.activation(x)
+        options = {"epsilon": self.epsilon, "dtype": self.dtype}
+        return normalized(x, self.norm, train, self.activation, **options, name="norm")
 
 
 class HeatmapStem(nn.Module):

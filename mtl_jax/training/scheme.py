@@ -48,7 +48,7 @@ def make_scheme(config: Config, network: MultiTaskNetwork) -> weighting.Scheme:
         if at_features and not isinstance(network, Hard):
             raise UserError(
                 f"weighting.gradients: the representation is one feature map for all tasks, which model.sharing "
-                f"{config.model.sharing} does not have; choose vmap or scan, or model.sharing hard"
+                f"{config.model.sharing} does not have; choose vmap, scan or unroll, or model.sharing hard"
             )
         hyperparameters["shared"] = weighting.is_representation if at_features else shared.__contains__
         if isinstance(prefix := hyperparameters.get("params"), str):
@@ -57,7 +57,7 @@ def make_scheme(config: Config, network: MultiTaskNetwork) -> weighting.Scheme:
         if at_features and (averages or "params" in hyperparameters):
             raise UserError(
                 f"weighting.gradients: found representation, but {(*averages, 'params')[0]} needs the parameters' "
-                "gradients; choose vmap or scan"
+                "gradients; choose vmap, scan or unroll"
             )
         if config.weighting.every < 1 or (at_features and config.weighting.every > 1):
             raise UserError(

@@ -4,7 +4,7 @@ Everything that learns or remembers is in the state; everything random is a func
 """
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ from mtl_jax.training.guard import Guard, scale_gradient
 from mtl_jax.training.mesh import constrain_gradients, devices_in_force, gather_parameters
 from mtl_jax.training.optimizer import learning_rate
 from mtl_jax.weighting.aggregation import select
-from mtl_jax.weighting.gradients import split_heads
+from mtl_jax.weighting.gradients import Mode, split_heads
 
 Metrics = dict[str, Shaped[Array, "..."]]
 
@@ -114,12 +114,12 @@ def takes_representation(config: WeightingConfig) -> bool:
     return at_features or (config.gradients == "auto" and config.scheme == "mgda_ub")
 
 
-def _mode(config: WeightingConfig) -> Literal["vmap", "scan"]:
+def _mode(config: WeightingConfig) -> Mode:
     """Returns how per-task gradients are taken, where they are those of the parameters."""
-    if config.gradients in ("vmap", "scan"):
+    if config.gradients not in ("auto", "representation"):
         return config.gradients
     # Vmapped, a kernel's gradients are a grouped convolution, for which XLA sends all activations to all devices.
-    return "vmap" if devices_in_force() == 1 else "scan"
+    return "vmap" if devices_in_force() == 1 else "unroll"
 
 
 def network_inputs(
