@@ -116,7 +116,7 @@ def takes_representation(config: WeightingConfig) -> bool:
 
 def _mode(config: WeightingConfig) -> Mode:
     """Returns how per-task gradients are taken, where they are those of the parameters."""
-    if config.gradients not in ("auto", "representation"):
+    if config.gradients in ("vmap", "scan", "unroll"):
         return config.gradients
     # Vmapped, a kernel's gradients are a grouped convolution, for which XLA sends all activations to all devices.
     return "vmap" if devices_in_force() == 1 else "unroll"
