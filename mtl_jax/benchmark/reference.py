@@ -6,8 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.sharding import AxisType, Mesh
+from jax.sharding import Mesh
 
 from mtl_jax.benchmark import peer_torch
 from mtl_jax.benchmark.peer_model import (
@@ -25,8 +24,10 @@ from mtl_jax.benchmark.program import Program
 from mtl_jax.benchmark.timing import machine, times
 from mtl_jax.benchmark.training import Dtype, default_dtype, speed
 from mtl_jax.benchmark.utilization import utilization, work
+from mtl_jax.config import MeshConfig
 from mtl_jax.models.network import MultiTaskNetwork, initialize
 from mtl_jax.progress import Progress
+from mtl_jax.training.mesh import make_mesh
 
 
 def run(
@@ -59,7 +60,7 @@ def run(
     # Of several accelerators one, since a peer has one; of a CPU all cores, as training does.
     devices = jax.devices() if jax.default_backend() == "cpu" else jax.devices()[:1]
     number = max(n for n in range(1, len(devices) + 1) if batch % n == 0)
-    mesh = Mesh(np.asarray(devices[:number]), ("data",), axis_types=(AxisType.Auto,))
+    mesh = make_mesh(MeshConfig(data=number), batch)
     images = random_batch(batch, image_size)
     amount = work(network, image_size)
     found: dict[str, Any] = {}

@@ -77,7 +77,7 @@ class Checkpoints:
         for manager, step in candidates:
             path = manager.directory / str(step)
             try:
-                _verify(path)
+                _verify(Path(path))
                 _check_shapes(manager, step, like, path)
                 restored = manager.restore(
                     step,
@@ -172,14 +172,14 @@ def _digests(checkpoint: Path) -> dict[str, str]:
 
 def _verify(checkpoint: Path) -> None:
     """Raises a ValueError that names the first file that is not as it was saved."""
-    path = Path(checkpoint) / _DIGESTS
+    path = checkpoint / _DIGESTS
     if not path.exists():  # killed after the checkpoint was complete, before its digests were
         return
     try:
         saved = json.loads(path.read_text())
     except ValueError as error:
         raise ValueError(f"{_DIGESTS} cannot be read") from error
-    found = _digests(Path(checkpoint))
+    found = _digests(checkpoint)
     for name, digest in saved.items():
         if found.get(name) != digest:
             raise ValueError(f"{name} is {'not as it was saved' if name in found else 'missing'}")

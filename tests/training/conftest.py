@@ -1,12 +1,15 @@
 """A tiny experiment and batches for it, shared by the tests of training."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
 from mtl_jax.benchmark import batches
 from mtl_jax.config import Config, DataConfig, ModelConfig, OptimizerConfig, TrainingConfig
 from mtl_jax.structures import Batch
+
+from .commands import EXPERIMENT, mtl_jax
 
 TINY = Config(
     data=DataConfig(dataset="moving_objects/tiny", image_size=(64, 64), batch_size=8, max_objects=8),
@@ -32,3 +35,19 @@ def replace(config: Config, path: str, value: object) -> Config:
     return dataclasses.replace(
         config, **{section: dataclasses.replace(getattr(config, section), **{field: value})}
     )
+
+
+@pytest.fixture(scope="session")
+def experiment(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("experiment")
+    path = folder / "experiment.py"
+    path.write_text(EXPERIMENT.format(data_dir=str(folder / "data")))
+    return path
+
+
+@pytest.fixture(scope="session")
+def finished(experiment) -> Path:
+    """A run that was never interrupted."""
+    run = experiment.parent / "finished"
+    mtl_jax("train", experiment, "--workdir", run)
+    return run

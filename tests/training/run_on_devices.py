@@ -1,7 +1,8 @@
 """Takes training steps of the tiny experiment on the given CPU devices, and saves what came out.
 
 Argument: a JSON object with `devices`, `output` and, as far as they are not the default, `fsdp`, `sharing`, `scheme`,
-`gradients`, `accumulate` and `steps`; and for one of several processes `coordinator`, `processes` and `process`.
+`gradients`, `accumulate` and `steps`; for one of several processes `processes` and, if nothing else tells,
+`coordinator` and `process`.
 """
 
 import json
@@ -22,7 +23,8 @@ from tests.training.conftest import TINY, random_batch, replace
 given = json.loads(sys.argv[1])
 processes = given.get("processes", 1)
 jax.config.update("jax_num_cpu_devices", given["devices"] // processes)  # before the first use of a device
-distributed.start(Launch(given.get("coordinator"), given.get("processes"), given.get("process")))
+by_hand = "coordinator" in given
+distributed.start(Launch(given["coordinator"], processes, given["process"]) if by_hand else Launch())
 config = replace(TINY, "model.sharing", given.get("sharing", "hard"))
 config = replace(config, "weighting.scheme", given.get("scheme", "uncertainty"))
 config = replace(config, "weighting.gradients", given.get("gradients", "auto"))

@@ -52,16 +52,18 @@ def alone(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("fsdp", "scheme"), [(1, "uncertainty"), (4, "uncertainty"), (4, "upgrad"), (8, "mgda_ub")]
+    ("fsdp", "scheme"),
+    [(1, "uncertainty"), (4, "uncertainty"), pytest.param(8, "mgda_ub", marks=pytest.mark.slow)],
 )
 def test_one_device_equals_eight(tmp_path, alone, fsdp, scheme):
     eight = run(tmp_path / "eight.npz", devices=8, fsdp=fsdp, scheme=scheme, steps=2)
     assert_same(alone(scheme), eight)
 
 
-def test_per_task_gradients_are_never_gathered(tmp_path):
+def test_per_task_gradients_are_split_and_never_gathered(tmp_path, alone):
     """Parameters are gathered for use, K gradients of their shapes are not: the Gramian is formed from shards."""
-    run(tmp_path / "eight.npz", devices=8, fsdp=4, scheme="upgrad")
+    eight = run(tmp_path / "eight.npz", devices=8, fsdp=4, scheme="upgrad", steps=2)
+    assert_same(alone("upgrad"), eight)
     program = (tmp_path / "eight.hlo").read_text()
     gathered = [
         tuple(map(int, shape.split(",")))
@@ -75,14 +77,31 @@ def test_per_task_gradients_are_never_gathered(tmp_path):
     assert max(np.prod(shape) for shape in gathered) == 3 * 3 * 96 * 96
 
 
-def test_two_processes_equal_one(tmp_path, alone):
+@pytest.mark.parametrize("started_by", ["coordinator", pytest.param("slurm", marks=pytest.mark.slow)])
+def test_two_processes_equal_one(tmp_path, alone, monkeypatch, started_by):
     """With collectives over the network, each process with half of the clips and four of the devices."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
-        coordinator = f"localhost:{free.getsockname()[1]}"
+        port = free.getsockname()[1]
     output = tmp_path / "two.npz"
-    given = {"devices": 8, "fsdp": 4, "scheme": "upgrad", "steps": 2, "output": str(output)}
-    processes = [start(**given, coordinator=coordinator, processes=2, process=i) for i in range(2)]
+    processes = []
+    for i in range(2):
+        given = {
+            "devices": 8,
+            "fsdp": 4,
+            "scheme": "upgrad",
+            "steps": 2,
+            "processes": 2,
+            "output": str(output),
+        }
+        if started_by == "coordinator":
+            given |= {"coordinator": f"localhost:{port}", "process": i}
+        else:  # what `srun` says
+            monkeypatch.setenv("JAX_COORDINATOR_PORT", str(port))
+            told = {"JOB_ID": 1, "STEP_NODELIST": "localhost", "NTASKS": 2, "PROCID": i, "LOCALID": i}
+            for name, value in (told | {"STEP_NUM_NODES": 1}).items():
+                monkeypatch.setenv(f"SLURM_{name}", str(value))
+        processes.append(start(**given))
     for process in processes:
         told, _ = process.communicate(timeout=900)
         assert process.returncode == 0, told
