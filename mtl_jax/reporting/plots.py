@@ -156,7 +156,7 @@ def _draw_panel(panel: Axes, key: str, runs: Mapping[str, Rows], reference: floa
             panel.plot(steps, values, **line)
         else:
             panel.plot(steps, values, color=line["color"], alpha=0.22, linewidth=0.7)
-            panel.plot(steps, smooth(values), **line)
+            panel.plot(steps, smooth(steps, values), **line)
     if reference is not None:
         panel.axhline(reference, color="0.4", linewidth=0.8, zorder=0)
     panel.set_title(key.split("/", 1)[-1].replace("_", " ").replace("-", " · "))
@@ -174,17 +174,26 @@ def series(rows: Rows, key: str) -> tuple[Float[np.ndarray, "points"], Float[np.
     return points[:, 0], points[:, 1]
 
 
-def smooth(values: Float[np.ndarray, "points"]) -> Float[np.ndarray, "points"]:
+def smooth(
+    steps: Float[np.ndarray, "points"], values: Float[np.ndarray, "points"]
+) -> Float[np.ndarray, "points"]:
     """Returns the mean under a Gaussian window, whose standard deviation is a fortieth of the curve.
 
-    Unlike an exponential mean it has no delay; towards the ends the window is cut off and renormalised.
+    Unlike an exponential mean it has no delay; towards the ends the window is cut off and renormalised. Points need not
+    be at equal distances.
     """
-    width = max(len(values) / 40, 1.0)
-    offsets = np.arange(-np.ceil(3 * width), np.ceil(3 * width) + 1)
-    window = np.exp(-0.5 * (offsets / width) ** 2)
-    reach = len(offsets) // 2
-    total = np.convolve(values, window)[reach : reach + len(values)]
-    return total / np.convolve(np.ones(len(values)), window)[reach : reach + len(values)]
+    if len(steps) < 2:
+        return values
+    cells = 1000  # of a thousandth of the curve each
+    cell = np.round((steps - steps[0]) / (steps[-1] - steps[0]) * (cells - 1)).astype(int)
+    width = cells * max(1 / 40, 1 / len(values))
+    window = np.exp(-0.5 * (np.arange(1 - cells, cells) / width) ** 2)
+    share = np.gradient(steps)  # what a point stands for: less where points are close together
+    totals, counts = (
+        np.convolve(np.bincount(cell, weights, cells), window)[cells - 1 :][cell]
+        for weights in (share * values, share)
+    )
+    return totals / counts
 
 
 def _set_log_scale(panels: Sequence[Axes], together: bool) -> None:

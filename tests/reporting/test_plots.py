@@ -73,9 +73,17 @@ def test_series_takes_the_later_row_and_leaves_out_what_is_not_finite():
 
 
 def test_smooth_keeps_constants_and_lines_and_removes_noise():
-    np.testing.assert_allclose(plots.smooth(np.full(200, 3.0)), 3.0)
-    line = np.arange(200.0)
-    np.testing.assert_allclose(plots.smooth(line)[30:-30], line[30:-30])
+    steps = np.arange(200.0)
+    np.testing.assert_allclose(plots.smooth(steps, np.full(200, 3.0)), 3.0)
+    np.testing.assert_allclose(plots.smooth(steps, steps)[30:-30], steps[30:-30], atol=0.1)
     noise = np.random.default_rng(0).normal(size=400)
-    assert plots.smooth(noise).std() < 0.3
-    assert plots.smooth(np.array([5.0])) == 5.0
+    assert plots.smooth(np.arange(400.0), noise).std() < 0.3
+    assert plots.smooth(np.array([1.0]), np.array([5.0])) == 5.0
+
+
+def test_smooth_goes_by_steps_and_not_by_rows():
+    """Where rows are close together, as where gradients are measured, a curve has no kink."""
+    rare, often = np.arange(0.0, 1000, 20), np.arange(480.0, 520, 1)
+    steps = np.sort(np.unique(np.concatenate([rare, often])))
+    np.testing.assert_allclose(plots.smooth(steps, steps)[15:-15], steps[15:-15], atol=2)
+    np.testing.assert_allclose(plots.smooth(rare, rare)[10:-10], rare[10:-10], atol=1)
