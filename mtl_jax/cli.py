@@ -27,6 +27,7 @@ from mtl_jax.commands.benchmark import (
     benchmark_weighting,
 )
 from mtl_jax.commands.experiment import read_experiment
+from mtl_jax.commands.sweep import compare, runs, sweep, trial
 from mtl_jax.commands.tracking import track_objects, tune_tracker
 from mtl_jax.config import Config, DataConfig, Launch, MeshConfig, Split
 from mtl_jax.errors import UserError
@@ -44,6 +45,9 @@ commands:
   describe        what an experiment's network shares between tasks, and what that costs
   affinity        which tasks help which, and what they had better share
   train           train an experiment, or go on with one: train --resume RUN
+  sweep           train and score many configurations of one file; a stopped sweep goes on
+  runs            list runs with status, step, score and time left
+  compare         two runs side by side: what differs in configuration and scores
   evaluate        score a run, or any MOTChallenge result files
   track           find and follow objects in a video, or follow detections of any detector
   tune tracker    search a tracker's thresholds on videos with ground truth
@@ -89,6 +93,10 @@ def _dispatch(arguments: list[str]) -> None:
         "describe": describe_experiment,
         "affinity": measure_affinity,
         "train": _train,
+        "sweep": lambda rest: _run(sweep, rest, "mtl-jax sweep"),
+        "trial": lambda rest: _run(trial, rest, "mtl-jax trial"),
+        "runs": lambda rest: _run(runs, rest, "mtl-jax runs"),
+        "compare": lambda rest: _run(compare, rest, "mtl-jax compare"),
         "evaluate": lambda rest: _run(evaluate, rest, "mtl-jax evaluate"),
         "track": track_objects,
         "tune tracker": tune_tracker,

@@ -3,6 +3,7 @@
 import runpy
 import traceback
 from pathlib import Path
+from typing import Any
 
 from mtl_jax.config import Config
 from mtl_jax.errors import UserError
@@ -31,18 +32,27 @@ def load_experiment(path: Path) -> Config:
     Raises:
         UserError: If the file is missing, does not run, or defines no `config`.
     """
+    config = run_file(path).get("config")
+    if not isinstance(config, Config):
+        raise UserError(f"{path}: defines no `config` of type mtl_jax.config.Config")
+    return config
+
+
+def run_file(path: Path) -> dict[str, Any]:
+    """Returns what a Python file defines.
+
+    Raises:
+        UserError: If the file is missing or does not run.
+    """
     if not path.is_file():
-        raise UserError(f"{path}: no such experiment; give a Python file that defines `config`")
+        raise UserError(f"{path}: no such experiment; give a Python file")
     try:
-        config = runpy.run_path(str(path)).get("config")
+        return runpy.run_path(str(path))
     except UserError:
         raise
     except Exception as error:
         line = next((f":{f.lineno}" for f in _frames(error) if f.filename == str(path)), "")
         raise UserError(f"{path}{line}: {type(error).__name__}: {error}") from error
-    if not isinstance(config, Config):
-        raise UserError(f"{path}: defines no `config` of type mtl_jax.config.Config")
-    return config
 
 
 def _frames(error: Exception) -> list:

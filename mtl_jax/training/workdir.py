@@ -80,7 +80,7 @@ def begin(workdir: Path, config: Config, class_names: Sequence[str], steps: Sequ
 
 def difference(before: Config, after: Config) -> str:
     """Returns in words where two configurations differ: `training.steps is 10 there, 20 here; ...`."""
-    there, here = (_flat(dataclasses.asdict(config)) for config in (before, after))
+    there, here = (flat(dataclasses.asdict(config)) for config in (before, after))
     keys = [key for key in dict.fromkeys([*there, *here]) if there.get(key) != here.get(key)]
     return ", ".join(
         f"{key} is {there.get(key, 'not set')!r} there, {here.get(key, 'not set')!r} here" for key in keys
@@ -116,8 +116,9 @@ def _not_writable(workdir: Path, error: OSError) -> UserError:
     return UserError(f"{workdir}: cannot be written ({error.strerror}); choose another --workdir")
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns nested dictionaries as one, with dots between the keys."""
+    found: dict[str, Any] = {}
     for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return found
