@@ -35,7 +35,6 @@ def sweep(
     """
     from mtl_jax import sweep as sweeps
     from mtl_jax.data.datasets import prepare
-    from mtl_jax.reporting.tables import print_table
 
     trials = sweeps.expand(run_file(file).get("configs"), str(file), workdir, seeds, only)
     waiting = sweeps.begin(trials)
@@ -46,7 +45,7 @@ def sweep(
         print(sweeps.slurm_script(waiting or trials), end="")
         return
     failed, stopped = sweeps.run(waiting, jobs, retries)
-    print_table(sweeps.overview(workdir))
+    runs(workdir)
     if stopped is not None:
         print("mtl-jax: stopped; the same command goes on", file=sys.stderr)
         sys.exit(75 if stopped == signal.SIGTERM else 130)
